@@ -1,0 +1,161 @@
+// Package policy decides which of the services that the sources know this host should offer. It is pure: what it
+// answers depends on its arguments alone.
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// CheckMode tells whether the proxy looks for itself at whether servers are alive.
+type CheckMode string
+
+// CheckAuto (and the zero value) leaves that to the source, which knows whether somebody else looks already.
+const (
+	CheckAuto   CheckMode = "auto"
+	CheckAlways CheckMode = "always"
+	CheckNever  CheckMode = "never"
+)
+
+// Policy is what the operator decided. The zero value offers everything that is not a service of the host itself.
+type Policy struct {
+	ExposeHost bool                     // offer services whose tasks already listen on the service port of their host
+	Check      CheckMode                // overrides Server.Check
+	Reserved   map[catalog.Key]string   // ports that proxymatic itself listens on -> the flag that moves them, such as "--status-endpoint"
+	Unserved   map[catalog.Proto]string // transports that no proxy of this host serves -> why
+}
+
+// Decision is what this host should offer, and what was left out.
+type Decision struct {
+	Want     []catalog.Service // in canonical order, one a key
+	Problems []catalog.Problem // what Decide itself left out, in a fixed order; the snapshots' own problems are not repeated
+}
+
+// claim is a service with what decides whether it gets its port.
+type claim struct {
+	catalog.Service
+	priority int
+	source   string
+}
+
+// Decide merges the sources' snapshots. The order of the snapshots does not matter, and nothing in them is written to:
+// what need not change is shared with the answer.
+//
+// The port is given away first and the rest looked at afterwards. A service that is left out so keeps its port from
+// others: its tasks may well listen on it on this very host.
+func (p Policy) Decide(snaps []catalog.Snapshot) Decision {
+	claims := ranked(snaps)
+	var d Decision
+	for i := 0; i < len(claims); {
+		owner, end := claims[i], i+1
+		for ; end < len(claims) && claims[end].Key == owner.Key; end++ {
+			d.Problems = append(d.Problems, lost(owner, claims[end]))
+		}
+		if reason := p.refuse(owner.Service); reason == "" {
+			d.Want = append(d.Want, p.offer(owner.Service))
+		} else {
+			d.Problems = append(d.Problems, problem(owner.Service, reason))
+		}
+		i = end
+	}
+	return d
+}
+
+// ranked gives all services by key, and those of one key with the owner first.
+func ranked(snaps []catalog.Snapshot) []claim {
+	n := 0
+	for _, s := range snaps {
+		n += len(s.Services)
+	}
+	claims := make([]claim, 0, n)
+	for _, s := range snaps {
+		for _, service := range s.Services {
+			claims = append(claims, claim{service, s.Priority, s.Source})
+		}
+	}
+	slices.SortStableFunc(claims, func(a, b claim) int {
+		if c := a.Key.Compare(b.Key); c != 0 {
+			return c
+		}
+		return a.outranks(b)
+	})
+	return claims
+}
+
+// outranks is negative when a gets the port that both want. Services of one source and name are told apart by all that
+// they have, so that the same one wins every time.
+func (c claim) outranks(o claim) int {
+	if c := cmp.Or(cmp.Compare(o.priority, c.priority), cmp.Compare(c.source, o.source), cmp.Compare(c.Name, o.Name)); c != 0 {
+		return c
+	}
+	return cmp.Compare(catalog.Format([]catalog.Service{c.Service}), catalog.Format([]catalog.Service{o.Service}))
+}
+
+func lost(owner, loser claim) catalog.Problem {
+	why := "comes first by name"
+	switch {
+	case owner.priority != loser.priority:
+		why = "is of a source that comes before"
+	case owner.source != loser.source:
+		why = "is of a source that comes first by name"
+	}
+	return problem(loser.Service, fmt.Sprintf("%q of %s is left out: port %s belongs to %q of %s, which %s; give one of them another port",
+		loser.Name, loser.source, owner.Key, owner.Name, owner.source, why))
+}
+
+func problem(s catalog.Service, reason string) catalog.Problem {
+	return catalog.Problem{Source: "policy", Subject: s.Name + " " + s.Key.String(), Reason: reason}
+}
+
+// refuse tells why the service cannot be offered, or nothing.
+func (p Policy) refuse(s catalog.Service) string {
+	if flag, own := p.Reserved[s.Key]; own {
+		return fmt.Sprintf("left out: proxymatic itself listens on port %s; give %s another port to free it", s.Key, flag)
+	}
+	if why, none := p.Unserved[s.Proto]; none {
+		return "left out: " + why
+	}
+	if p.ExposeHost {
+		return ""
+	}
+	i := slices.IndexFunc(s.Servers, func(v catalog.Server) bool { return v.OnHost && v.Addr.Port() == s.Port })
+	if i < 0 {
+		return ""
+	}
+	return fmt.Sprintf("left out: its task at %s listens on the service port of its host itself, where a proxy would collide with it; --expose-host offers it all the same",
+		s.Servers[i].Addr)
+}
+
+// offer gives the service as it is wanted. It is the same value, slices included, unless something must change.
+func (p Policy) offer(s catalog.Service) catalog.Service {
+	if !canonical(s.Servers) {
+		one := []catalog.Service{s}
+		one[0].Servers = slices.Clone(s.Servers)
+		catalog.Sort(one)
+		s = one[0]
+	}
+	if p.Check != CheckAlways && p.Check != CheckNever {
+		return s
+	}
+	check := p.Check == CheckAlways
+	if !slices.ContainsFunc(s.Servers, func(v catalog.Server) bool { return v.Check != check }) {
+		return s
+	}
+	s.Servers = slices.Clone(s.Servers)
+	for i := range s.Servers {
+		s.Servers[i].Check = check
+	}
+	return s
+}
+
+func canonical(servers []catalog.Server) bool {
+	for i := 1; i < len(servers); i++ {
+		if servers[i-1].Addr.Compare(servers[i].Addr) >= 0 {
+			return false
+		}
+	}
+	return true
+}
