@@ -1,0 +1,89 @@
+package fakemarathon
+
+import "time"
+
+// Times says how often a fault strikes: 0 never, n the next n times, a negative number always.
+type Times int
+
+func (t *Times) take() bool {
+	if *t > 0 {
+		*t--
+		return true
+	}
+	return *t < 0
+}
+
+// Standby is what a replica that is not the leader does with requests.
+type Standby string
+
+// The ways of a standby. Marathon redirects only the event stream, and only from 1.7 on; the rest is proxied.
+const (
+	StandbyByRelease   Standby = ""
+	StandbyProxies     Standby = "proxy"
+	StandbyRedirects   Standby = "redirect" // everything
+	StandbyOwnAnswer   Standby = "own"      // from its own, empty, state: a 0.8 standby that knows no leader
+	StandbyEmptyAnswer Standby = "empty"    // 200 and nothing: a 0.8 standby whose leader just died
+)
+
+// Slow is what happens to an event for which a stream's queue has no room.
+type Slow string
+
+// The ways with slow readers. Marathon up to 1.7 drops the event silently, later ones close the stream.
+const (
+	SlowByRelease Slow = ""
+	SlowDrops     Slow = "drop"
+	SlowCloses    Slow = "close"
+)
+
+// Faults are the switches of one replica. The zero value is a healthy one. Durations are nanoseconds in JSON.
+type Faults struct {
+	BasicAuth        string    `json:"basicAuth"`        // "user:password" is asked for on everything
+	Token            string    `json:"token"`            // "Authorization: token=" of this is asked for on everything
+	Unavailable      Times     `json:"unavailable"`      // 503
+	UnavailableUntil time.Time `json:"unavailableUntil"` // 503 until then
+	Standby          Standby   `json:"standby"`
+
+	EmptyBody  Times           `json:"emptyBody"`  // JSON answers: 200 and nothing
+	Truncated  Times           `json:"truncated"`  // JSON answers: half of it, with the right length of the half
+	WrongType  Times           `json:"wrongType"`  // JSON answers: an HTML page
+	EmptyLists Times           `json:"emptyLists"` // {"apps":[]} and {"tasks":[]}
+	Stale      bool            `json:"stale"`      // answers from the state at the moment this was switched on
+	NoVersions bool            `json:"noVersions"` // 404 for all definitions but the current one: pruned
+	NoGzip     bool            `json:"noGzip"`
+	Delay      time.Duration   `json:"delay"` // between reading the state and answering, for /v2/apps... and /v2/tasks
+	Hold       <-chan struct{} `json:"-"`     // the same, until the channel is closed
+
+	KeepAlive  time.Duration `json:"keepAlive"`  // between empty lines on new streams; 0 means 10 s
+	StreamEOF  Times         `json:"streamEOF"`  // 200, then the end: a leader that is not ready
+	Silent     bool          `json:"silent"`     // streams stay open, nothing is written, events are lost
+	DropEvents Times         `json:"dropEvents"` // events that never reach this replica's streams
+	Queue      int           `json:"queue"`      // events that a new stream buffers; 0 means as the release does
+	Slow       Slow          `json:"slow"`
+
+	NoCallbacks bool `json:"noCallbacks"` // started without --event_subscriber http_callback
+}
+
+// SetFaults changes the switches of all replicas, also of those that come later. Counts are per replica.
+func (c *Cluster) SetFaults(change func(*Faults)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.faults)
+	for _, r := range c.replicas {
+		r.setFaults(change)
+	}
+}
+
+// SetFaults changes the switches of this replica only. A standby that proxies applies its own faults, not the leader's.
+func (r *Replica) SetFaults(change func(*Faults)) {
+	r.cluster.mu.Lock()
+	defer r.cluster.mu.Unlock()
+	r.setFaults(change)
+}
+
+func (r *Replica) setFaults(change func(*Faults)) {
+	was := r.faults.Stale
+	change(&r.faults)
+	if r.faults.Stale && !was {
+		r.frozen = r.cluster.clone()
+	}
+}
