@@ -23,7 +23,9 @@ func (c *Cluster) Load(file []byte) error {
 	for _, s := range seeds {
 		c.PutApp(s.App)
 		for _, t := range s.Tasks {
-			c.AddTask(s.ID, t)
+			if _, err := c.addTask(s.ID, t); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
