@@ -10,7 +10,7 @@ import (
 
 // Source knows where services are.
 type Source interface {
-	// Name is the source's name in logs, status and Service.Source, such as "marathon".
+	// Name is the source's name in logs, status, Service.Source and Snapshot.Source, such as "marathon".
 	Name() string
 	// Read reads everything once: no stream, no subscription, nothing left behind.
 	Read(ctx context.Context) (catalog.Snapshot, error)
@@ -21,7 +21,7 @@ type Source interface {
 }
 
 // Driver makes one kind of proxy offer services. It takes the services that are meant for it and ignores the rest.
-// Plan and Apply are never called at the same time.
+// Plan, Apply and Resync are called by one goroutine, never at the same time.
 type Driver interface {
 	// Name is the driver's name in logs and status, such as "haproxy".
 	Name() string
@@ -30,7 +30,9 @@ type Driver interface {
 	// Apply makes the proxy offer what is wanted, and proves it by reading back. An error means that it must be
 	// called again; what could be done was done all the same.
 	Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error)
+	// Resync makes the next Plan or Apply observe everything, not only what changed.
+	Resync()
 	// Run looks after the driver's processes and files until ctx ends, then leaves everything written. It calls wake
-	// when another pass is needed. It never waits for Plan or Apply.
+	// when another pass is needed. It never waits for Plan or Apply; ctx ends only after the last Apply has returned.
 	Run(ctx context.Context, wake func()) error
 }

@@ -1,0 +1,148 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// driver is a Driver and what its passes came to.
+type driver struct {
+	Driver
+	state    DriverState
+	failures int       // retries that failed in a row
+	retryAt  time.Time // when a failed pass is tried again; zero when it did not fail
+}
+
+// work makes one pass: decide, let every driver apply it, publish. As long as a source has not spoken it only publishes.
+func (l *Loop) work(ctx context.Context) {
+	began := time.Now()
+	if len(l.silent()) == 0 {
+		l.warnAt = time.Time{}
+		l.decision = l.cfg.Policy.Decide(l.snapshots())
+		for i := range l.drivers {
+			if ctx.Err() != nil {
+				break // stopping: an untouched driver is better than an interrupted one
+			}
+			l.apply(ctx, &l.drivers[i])
+		}
+		l.history.passes++
+		l.history.took = time.Since(began)
+	}
+	pass := l.newPass(time.Now())
+	logProblems(l.cfg.Log, l.Pass().Problems, pass.Problems)
+	l.latest.Store(pass)
+}
+
+// apply lets one driver apply the decision, and keeps and logs what came of it. A failure costs only this driver.
+func (l *Loop) apply(ctx context.Context, d *driver) {
+	limited, cancel := context.WithTimeout(ctx, applyLimit)
+	report, err := d.Apply(limited, l.decision.Want)
+	cancel()
+	now := time.Now()
+	l.history.add(now, d.state.Name, report)
+	logReport(l.cfg.Log, d.state.Name, report)
+	if err != nil && ctx.Err() != nil {
+		return // interrupted because we stop, which is nobody's failure
+	}
+	old := d.state
+	d.state = old.after(now, report, err)
+	d.retry(now, err)
+	logDriver(l.cfg.Log, old, d.state)
+}
+
+// retry sets when a failed pass is tried again. Passes that are made earlier for another reason do not lengthen the
+// pause, or a busy source could starve the retries.
+func (d *driver) retry(now time.Time, err error) {
+	switch {
+	case err == nil:
+		d.failures, d.retryAt = 0, time.Time{}
+		return
+	case d.retryAt.IsZero() || !now.Before(d.retryAt):
+		d.retryAt = now.Add(backoff(d.failures, rand.Float64()))
+		d.failures++
+	}
+	d.Resync()
+}
+
+// after is the state that follows a pass.
+func (s DriverState) after(now time.Time, report catalog.Report, err error) DriverState {
+	s.Reloads += countReloads(report)
+	s.Drift += len(report.Drift)
+	s.Changes = maps.Clone(s.Changes) // published states share the old one
+	for _, c := range report.Changes {
+		if s.Changes == nil {
+			s.Changes = map[string]int{}
+		}
+		s.Changes[c.Action]++
+	}
+	if err != nil { // a pass that failed early has not looked at everything: what was known stays known
+		s.Err = err.Error()
+		if len(report.Problems) == 0 {
+			report.Problems = s.Report.Problems
+		}
+		if len(report.Facts) == 0 {
+			report.Facts = s.Report.Facts
+		}
+	} else {
+		s.Err, s.Applied, s.Succeeded = "", true, now
+	}
+	s.Report = report
+	return s
+}
+
+// plan asks every driver what it would do. It ends with either context.
+func (l *Loop) plan(loop, caller context.Context) planReply {
+	if silent := l.silent(); len(silent) > 0 {
+		return planReply{err: fmt.Errorf("plan: source %s was never read: %s", silent[0].Name, silent[0].Err)}
+	}
+	ctx, cancel := context.WithTimeout(caller, applyLimit)
+	defer cancel()
+	defer context.AfterFunc(loop, cancel)()
+	decision := l.cfg.Policy.Decide(l.snapshots())
+	var states []DriverState
+	var errs []error
+	for _, d := range l.drivers {
+		report, err := d.Plan(ctx, decision.Want)
+		state := d.state
+		state.Report, state.Err = report, ""
+		if err != nil {
+			state.Err = err.Error()
+			errs = append(errs, fmt.Errorf("plan of driver %s: %w", state.Name, err))
+		}
+		states = append(states, state)
+	}
+	pass := l.buildPass(time.Now(), decision, states)
+	return planReply{pass: pass, err: errors.Join(errs...)}
+}
+
+// snapshots gives the latest of each source, in the order of the configuration.
+func (l *Loop) snapshots() []catalog.Snapshot {
+	out := make([]catalog.Snapshot, 0, len(l.cfg.Sources))
+	for _, s := range l.cfg.Sources {
+		if snap, heard := l.snaps[s.Name()]; heard {
+			out = append(out, snap)
+		}
+	}
+	return out
+}
+
+// silent gives the sources that could never be read, with the reason.
+func (l *Loop) silent() []SourceState {
+	var out []SourceState
+	for _, s := range l.sourceStates() {
+		if !s.Succeeded.IsZero() {
+			continue
+		}
+		if s.Err == "" {
+			s.Err = "no answer so far"
+		}
+		out = append(out, s)
+	}
+	return out
+}
