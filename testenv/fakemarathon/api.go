@@ -62,7 +62,7 @@ func (c *Cluster) info() object {
 	return o
 }
 
-// embeds is what the query asks to be embedded. 0.8 reads one value only; without any, counts and deployments come.
+// embeds is what the query asks to be embedded. 0.8 reads one value only; without any, deployments come.
 func (c *Cluster) embeds(req *http.Request) map[string]bool {
 	values := req.URL.Query()["embed"]
 	if c.v <= 8 {
@@ -74,7 +74,7 @@ func (c *Cluster) embeds(req *http.Request) map[string]bool {
 		embed[strings.TrimPrefix(value, "apps.")] = true
 	}
 	if len(values) == 0 {
-		embed["counts"], embed["deployments"] = true, true
+		embed["deployments"] = true
 	}
 	return embed
 }
@@ -100,9 +100,6 @@ func (c *Cluster) app(a appState, tasks []Task, embed map[string]bool) object {
 	if a.current().Instances == 0 {
 		o["instances"] = len(tasks)
 	}
-	if embed["counts"] || embed["tasks"] {
-		counts(o, tasks)
-	}
 	if embed["deployments"] || embed["tasks"] {
 		o["deployments"] = []any{}
 		if a.deployment != "" {
@@ -126,25 +123,6 @@ func (c *Cluster) renderTasks(tasks []Task) []any {
 	return rendered
 }
 
-func counts(o object, tasks []Task) {
-	var staged, running, healthy, unhealthy int
-	for _, t := range tasks {
-		switch {
-		case t.started == "":
-			staged++
-		case t.State == "TASK_RUNNING":
-			running++
-		}
-		switch {
-		case len(t.Health) > 0 && !slices.Contains(t.Health, false):
-			healthy++
-		case len(t.Health) > 0:
-			unhealthy++
-		}
-	}
-	o["tasksStaged"], o["tasksRunning"], o["tasksHealthy"], o["tasksUnhealthy"] = staged, running, healthy, unhealthy
-}
-
 // readiness gives the results of a deployment's tasks; there are none at other times.
 func readiness(a appState, tasks []Task) []any {
 	results := []any{}
@@ -161,7 +139,6 @@ func (c *Cluster) oneApp(path string, s state, f Faults) answer {
 	path = strings.TrimSuffix(path, "/")
 	id, version, hasVersion := strings.Cut(path, "/versions/")
 	id, wantsTasks := strings.CutSuffix(id, "/tasks")
-	id, wantsVersions := strings.CutSuffix(id, "/versions")
 	id = withSlash(id)
 	a, found := s.apps[id]
 	if !found {
@@ -175,12 +152,6 @@ func (c *Cluster) oneApp(path string, s state, f Faults) answer {
 			return message(http.StatusNotFound, "App '%s' does not exist in version %s", id, version)
 		}
 		return ok(c.v.definition(d, a))
-	case wantsVersions:
-		var versions []string
-		for _, d := range slices.Backward(a.versions) {
-			versions = append(versions, d.version)
-		}
-		return ok(object{"versions": versions})
 	case wantsTasks:
 		return list(object{"tasks": c.renderTasks(tasks)})
 	}

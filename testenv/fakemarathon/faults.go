@@ -25,16 +25,6 @@ const (
 	StandbyEmptyAnswer Standby = "empty"    // 200 and nothing: a 0.8 standby whose leader just died
 )
 
-// Slow is what happens to an event for which a stream's queue has no room.
-type Slow string
-
-// The ways with slow readers. Marathon up to 1.7 drops the event silently, later ones close the stream.
-const (
-	SlowByRelease Slow = ""
-	SlowDrops     Slow = "drop"
-	SlowCloses    Slow = "close"
-)
-
 // Faults are the switches of one replica. The zero value is a healthy one. Durations are nanoseconds in JSON.
 type Faults struct {
 	BasicAuth        string    `json:"basicAuth"`        // "user:password" is asked for on everything
@@ -58,12 +48,12 @@ type Faults struct {
 	Silent     bool          `json:"silent"`     // streams stay open, nothing is written, events are lost
 	DropEvents Times         `json:"dropEvents"` // events that never reach this replica's streams
 	Queue      int           `json:"queue"`      // events that a new stream buffers; 0 means as the release does
-	Slow       Slow          `json:"slow"`
 
 	NoCallbacks bool `json:"noCallbacks"` // started without --event_subscriber http_callback
 }
 
-// SetFaults changes the switches of all replicas, also of those that come later. Counts are per replica.
+// SetFaults changes the switches of all replicas, also of those that come later. Counts are per replica. The function
+// must not call the cluster.
 func (c *Cluster) SetFaults(change func(*Faults)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -56,7 +56,8 @@ func (r *Replica) URL() string { return "http://" + r.addr }
 func (r *Replica) Close() {
 	r.cluster.mu.Lock()
 	r.closed = true
-	r.cluster.closeStreams(func(s *stream) bool { return s.replica == r })
+	proxied := r.cluster.leader == r.index // by standbys
+	r.cluster.closeStreams(func(s *stream) bool { return proxied || s.replica == r })
 	r.cluster.mu.Unlock()
 	_ = r.server.Close() // a listener that is closed already is closed
 }
@@ -239,7 +240,7 @@ func (r *Replica) admit(req *http.Request, header http.Header) answer {
 	case f.Unavailable.take() || time.Now().Before(f.UnavailableUntil):
 		return message(http.StatusServiceUnavailable, "Service Unavailable")
 	case c.leader == r.index || f.Standby == StandbyOwnAnswer:
-		header.Set("X-Marathon-Leader", r.URL())
+		c.v.name(header, r)
 		return answer{}
 	case f.Standby == StandbyEmptyAnswer:
 		return answer{status: http.StatusOK}
@@ -262,9 +263,16 @@ func (r *Replica) forward(req *http.Request, header http.Header, leader *Replica
 	case leader.closed:
 		return message(http.StatusServiceUnavailable, "Connection to leader refused.")
 	}
-	header.Set("X-Marathon-Leader", leader.URL())
+	r.cluster.v.name(header, leader)
 	header.Set("X-Marathon-Via", "1.1 "+r.addr)
 	return answer{}
+}
+
+// name says who the leader is, as 0.9 and later do.
+func (v release) name(header http.Header, leader *Replica) {
+	if v >= 9 {
+		header.Set("X-Marathon-Leader", leader.URL())
+	}
 }
 
 func (f *Faults) authorized(req *http.Request) bool {

@@ -62,7 +62,7 @@ func (s *stream) close() {
 	}
 }
 
-// enqueue gives each stream its frame. A stream without room loses it or is closed, by release.
+// enqueue gives each stream its frame. For want of room Marathon up to 1.7 loses it, later ones close the stream.
 func (c *Cluster) enqueue(frame func(*stream) []byte) {
 	drop := map[*Replica]bool{}
 	for _, r := range c.replicas {
@@ -70,8 +70,7 @@ func (c *Cluster) enqueue(frame func(*stream) []byte) {
 	}
 	slow := map[*stream]bool{}
 	for _, s := range c.streams {
-		f := s.replica.faults
-		if f.Silent || drop[s.replica] {
+		if s.replica.faults.Silent || drop[s.replica] {
 			continue
 		}
 		b := frame(s)
@@ -80,7 +79,7 @@ func (c *Cluster) enqueue(frame func(*stream) []byte) {
 		case len(s.queue) < s.room:
 			s.queue = append(s.queue, b)
 			s.signal()
-		case f.Slow == SlowCloses || f.Slow == SlowByRelease && c.v >= 108:
+		case c.v >= 108:
 			slow[s] = true
 		}
 	}
