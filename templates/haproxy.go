@@ -1,0 +1,86 @@
+// Package templates has the configuration templates that are built in, and the data that a template is given.
+package templates
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"text/template"
+)
+
+//go:embed haproxy.cfg.tpl
+var haproxyText string
+
+// HAProxy is what the whole of haproxy.cfg's template sees. In the Mako templates of the Python original, Services was
+// `services.values()`.
+type HAProxy struct {
+	Socket   string           // path of the stats socket; the global section must declare it with `level admin`
+	MaxConn  int              // connections that the descriptors of this host allow; a change of it alone never causes a reload
+	User     string           // user to become after binding; empty where HAProxy is not started as root
+	Group    string           // group to become; empty like User
+	Services []HAProxyService // in the order of their ports; their servers are known to the "service" template only
+}
+
+// HAProxyService is one service outside of its own section.
+type HAProxyService struct {
+	Name          string // unique name for a proxy: the service's name, cleaned, and its port. Mako: `service.name`
+	Port          uint16 // the port to listen on. Mako: `service.port`
+	Bind          string // address and port to listen on, such as "0.0.0.0:8300"
+	Mode          string // "tcp" or "http". Mako: `service.application`
+	Source        string // where it comes from, such as "marathon". Mako: `service.source`
+	MaxConn       int    // most connections at a time: --max-connections. Mako: `maxconnections`
+	TimeoutClient string // such as "30s"; empty for the default. Mako: `service.timeoutclient`
+	TimeoutServer string // such as "30s"; empty for the default. Mako: `service.timeoutserver`
+}
+
+// HAProxySection is what the template named "service" sees: the service with its servers.
+type HAProxySection struct {
+	HAProxyService
+	Servers []HAProxyServer // in the order of their addresses. Mako: `service.servers`
+}
+
+// HAProxyServer is one server. Its line must begin with `server {{.Name}} {{.Address}}`.
+type HAProxyServer struct {
+	Name    string // the server's identity: address and port, ":c" behind it when checked
+	Address string // address and port to connect to. Mako: `server.ip` and `server.port`
+	Weight  int    // HAProxy's weight, 1 to 256: 128 is the usual. Mako: `server.weight`
+	MaxConn int    // most connections at a time; 0 is unlimited. Mako: `server.maxconn`
+	Check   bool   // HAProxy should look after the server's health, since its source does not
+}
+
+// ErrMako marks a template that is written for the Python original.
+var ErrMako = errors.New("this is a Mako template of the Python version; proxymatic needs a Go text/template " +
+	"(see \"Templates\" in the README for the variables' new names)")
+
+var makoSyntax = regexp.MustCompile(`(?m)^\s*%\s*(for|if|endfor|endif|while)\b|\$\{|<%`)
+
+// ParseHAProxy reads the template at path, or the built-in one when path is empty. Errors name the file and the line.
+func ParseHAProxy(path string) (*template.Template, error) {
+	name, text := "haproxy.cfg.tpl (built in)", haproxyText
+	if path != "" {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read template: %w", err)
+		}
+		name, text = path, string(raw)
+	}
+	if makoSyntax.MatchString(text) && !bytes.Contains([]byte(text), []byte("{{")) {
+		return nil, fmt.Errorf("template %s: %w", name, ErrMako)
+	}
+	t, err := template.New(name).Option("missingkey=error").Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("parse template: %w", err)
+	}
+	if t.Lookup("service") == nil {
+		return nil, fmt.Errorf(`template %s: it defines no "service"; put the part that repeats for each service between `+
+			`{{define "service"}} and {{end}}, and {{range .Services}}{{template "service" .}}{{end}} where it belongs`, name)
+	}
+	if err := t.Execute(io.Discard, HAProxy{}); err != nil {
+		return nil, fmt.Errorf("try template: %w", err)
+	}
+	return t, nil
+}
