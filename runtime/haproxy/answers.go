@@ -1,0 +1,161 @@
+package haproxy
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Bits of srv_admin_state that are about the server itself (HAProxy's proto "server-state-file", version 1).
+const (
+	adminMaint = 0x01 // put into maintenance through the socket
+	adminDrain = 0x08 // put into drain through the socket
+)
+
+// info is what `show info` tells of the worker that answered.
+type info struct {
+	pid      int
+	stopping bool
+	version  string
+	hash     string // the structure's, from the description; empty when it was not built by proxymatic
+}
+
+// server is a server's state in the running process.
+type server struct {
+	addr    netip.AddrPort // invalid when HAProxy knows no address
+	weight  int
+	maxconn int
+	admin   int
+	up      bool // as far as its own check knows
+}
+
+// parseInfo reads `show info`.
+func parseInfo(text string) (info, error) {
+	var in info
+	found := false
+	for line := range strings.Lines(text) {
+		name, value, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ": ")
+		if !ok {
+			continue
+		}
+		switch name {
+		case "Pid":
+			pid, err := strconv.Atoi(value)
+			if err != nil {
+				return info{}, fmt.Errorf("show info: Pid %q", value)
+			}
+			in.pid, found = pid, true
+		case "Stopping":
+			in.stopping = value != "0"
+		case "Version":
+			in.version = value
+		case "description":
+			if i := strings.LastIndex(value, "[proxymatic "); i >= 0 {
+				in.hash, _, _ = strings.Cut(value[i+len("[proxymatic "):], "]")
+			}
+		}
+	}
+	if !found {
+		return info{}, fmt.Errorf("%w to `show info`: no Pid in it", errUnanswered)
+	}
+	return in, nil
+}
+
+// parseState reads `show servers state` into have, by backend and server name.
+func parseState(text string, have map[string]map[string]server) error {
+	lines := strings.Split(text, "\n")
+	if len(lines) < 2 || strings.TrimSpace(lines[0]) != "1" {
+		return fmt.Errorf("show servers state: unknown format %.40q", text)
+	}
+	for _, line := range lines[2:] {
+		f := strings.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
+		if len(f) < 19 {
+			return fmt.Errorf("show servers state: short row %q", line)
+		}
+		n, err := atoi(f[5], f[6], f[7], f[18])
+		if err != nil {
+			return fmt.Errorf("show servers state: row %q: %w", line, err)
+		}
+		s := server{up: n[0] != 0, admin: n[1], weight: n[2]}
+		if addr, err := netip.ParseAddr(f[4]); err == nil && n[3] > 0 && n[3] < 65536 {
+			s.addr = netip.AddrPortFrom(addr, uint16(n[3]))
+		}
+		if have[f[1]] == nil {
+			have[f[1]] = map[string]server{}
+		}
+		have[f[1]][f[3]] = s
+	}
+	return nil
+}
+
+func atoi(words ...string) ([]int, error) {
+	out := make([]int, len(words))
+	for i, w := range words {
+		n, err := strconv.Atoi(w)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = n
+	}
+	return out, nil
+}
+
+// parseStat reads `show stat`: which frontends listen, which backends there are, and the servers' connection limits, which
+// no other answer has.
+func (h *observed) parseStat(text string) error {
+	reader := csv.NewReader(strings.NewReader(strings.TrimPrefix(text, "# ")))
+	reader.ReuseRecord = true
+	reader.FieldsPerRecord = -1
+	head, err := reader.Read()
+	if err != nil {
+		return fmt.Errorf("show stat: %w", err)
+	}
+	column := map[string]int{}
+	for i, name := range head {
+		column[name] = i
+	}
+	need := [...]string{"pxname", "svname", "status", "slim"}
+	var at [len(need)]int
+	most := 0
+	for i, name := range need {
+		c, ok := column[name]
+		if !ok {
+			return fmt.Errorf("show stat: no column %s", name)
+		}
+		at[i], most = c, max(most, c)
+	}
+	for {
+		row, err := reader.Read()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return fmt.Errorf("show stat: %w", err)
+		}
+		if len(row) <= most {
+			return fmt.Errorf("show stat: short row of %d columns", len(row))
+		}
+		h.statRow(row[at[0]], row[at[1]], row[at[2]], row[at[3]])
+	}
+}
+
+func (h *observed) statRow(proxyName, name, status, limit string) {
+	switch name {
+	case "FRONTEND":
+		h.open[proxyName] = status == "OPEN"
+	case "BACKEND":
+		h.backs[proxyName] = true
+	default:
+		if s, ok := h.servers[proxyName][name]; ok {
+			s.maxconn, _ = strconv.Atoi(limit) // an empty limit is none
+			h.servers[proxyName][name] = s
+		}
+	}
+}

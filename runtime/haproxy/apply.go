@@ -1,0 +1,334 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+const (
+	maxTries      = 4                      // how often a pass acts and reads back before it reports what differs
+	stoppingFor   = time.Second            // how long an old worker may go on answering after a reload
+	lookAgain     = 2 * time.Second        // how often the holder of a taken port is looked for
+	deleteAgain   = 50 * time.Millisecond  // how soon a removed server with connections is tried again, at first
+	deleteSlowest = time.Second            // and at last
+	afterFailure  = 100 * time.Millisecond // how soon everything is looked at after a failed reload, a few times
+)
+
+// view is what a pass knows: what is wanted, what is, and the difference.
+type view struct {
+	keys   []catalog.Key     // the services that were looked at; nil is all
+	want   []catalog.Service // without those that wait for a port
+	have   observed
+	layout layout
+	plan   plan
+}
+
+// Plan observes the proxy and tells what Apply would do now.
+func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
+	v, err := d.view(ctx, tcpOnly(want))
+	if err != nil {
+		return catalog.Report{}, err
+	}
+	var r catalog.Report
+	for _, s := range v.plan.steps {
+		r.Changes = append(r.Changes, s.change)
+	}
+	if len(v.plan.reloads) > 0 {
+		r.Changes = append(r.Changes, v.loadChanges()...)
+		r.Reloads = v.plan.reloads
+	}
+	d.describe(v, &r)
+	return r, nil
+}
+
+// Apply makes HAProxy offer what is wanted: it observes, plans, acts, and reads back until nothing is left to do.
+func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
+	want = tcpOnly(want)
+	var r catalog.Report
+	var errs []error
+	for tries := 1; ; tries++ {
+		v, err := d.view(ctx, want)
+		if err != nil {
+			d.Resync()
+			return r, errors.Join(append(errs, err)...)
+		}
+		if tries == 1 {
+			r.Drift = d.drift(v)
+		}
+		load := len(v.plan.reloads) > 0 && d.pace.due(d.now(), v)
+		if len(v.plan.steps) == 0 && !load || tries == maxTries {
+			return d.settle(ctx, v, r, errs)
+		}
+		refused, err := d.run(ctx, v.plan.steps, &r)
+		if err != nil {
+			d.Resync()
+			return r, errors.Join(append(errs, err)...)
+		}
+		if tries == maxTries-1 {
+			errs = append(errs, refused...)
+		}
+		if load {
+			if err := d.load(ctx, v, &r); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+}
+
+// view observes what has changed and plans.
+func (d *Driver) view(ctx context.Context, want []catalog.Service) (view, error) {
+	keys := d.touched(want)
+	have, err := d.observe(ctx, keys)
+	if err != nil {
+		return view{}, err
+	}
+	if have.alive && have.pid != d.pid && keys != nil {
+		keys = nil
+		if have, err = d.observe(ctx, nil); err != nil {
+			return view{}, err
+		}
+	}
+	if d.now().Sub(d.looked) > lookAgain {
+		clear(d.taken)
+		d.looked = d.now()
+	}
+	for {
+		v := view{keys: keys, have: have, want: d.untaken(want)}
+		if v.layout, err = d.layout(v.want, have.built); err != nil {
+			return view{}, err
+		}
+		v.plan = makePlan(v.layout.sections, v.layout.outer, have, keys, d.overdue())
+		found, err := d.ports.look(slices.Collect(maps.Keys(v.unproven())), have.pid, false)
+		if err != nil {
+			return view{}, err
+		}
+		if len(found) == 0 {
+			return v, nil
+		}
+		if err := d.quarantine(v, found); err != nil {
+			return view{}, err
+		}
+	}
+}
+
+// touched gives the services that differ from what was proven, in order; nil when nothing was.
+func (d *Driver) touched(want []catalog.Service) []catalog.Key {
+	if d.resync.Load() || d.verified == nil {
+		return nil
+	}
+	keys := map[catalog.Key]bool{}
+	for _, s := range want {
+		if was, ok := d.verified[s.Key]; !ok || !was.Equal(s) {
+			keys[s.Key] = true
+		}
+	}
+	if len(want)-len(keys) < len(d.verified) {
+		wanted := make(map[catalog.Key]bool, len(want))
+		for _, s := range want {
+			wanted[s.Key] = true
+		}
+		for key := range d.verified {
+			if !wanted[key] {
+				keys[key] = true
+			}
+		}
+	}
+	for _, l := range d.leaving {
+		keys[l.key] = true
+	}
+	out := slices.SortedFunc(maps.Keys(keys), catalog.Key.Compare)
+	if out == nil {
+		out = []catalog.Key{}
+	}
+	return out
+}
+
+// observe reads the running state. Just after a reload the old worker may still answer; its answers mean nothing.
+func (d *Driver) observe(ctx context.Context, keys []catalog.Key) (observed, error) {
+	deadline := d.now().Add(stoppingFor)
+	for {
+		have, err := observe(ctx, d.cli, keys, d.load1)
+		if err == nil && have.stopping {
+			err = fmt.Errorf("the HAProxy that answers (pid %d) is stopping", have.pid)
+			if d.now().Before(deadline) {
+				time.Sleep(5 * time.Millisecond)
+				continue
+			}
+		}
+		if err != nil {
+			return have, fmt.Errorf("observe HAProxy: %w", err)
+		}
+		if d.last == nil && have.known {
+			d.last = d.file.lines(have.built, &d.render.lines)
+		}
+		have.last = d.last
+		return have, nil
+	}
+}
+
+// load1 gives the structure of a hash, from memory when it is the one that ran before.
+func (d *Driver) load1(hash string) (structure, bool) {
+	if d.built.Hash == hash {
+		return d.built, true
+	}
+	st, ok := d.store.load(hash)
+	if ok {
+		d.built = st
+	}
+	return st, ok
+}
+
+// unproven gives the addresses that HAProxy would bind, or listen on again, and the services that want them. A zero key is
+// the outer text's.
+func (v view) unproven() map[netip.AddrPort]catalog.Key {
+	out := map[netip.AddrPort]catalog.Key{}
+	for _, s := range v.plan.steps {
+		if s.change.Action == "open frontend" {
+			b, _ := v.have.built.service(s.key)
+			for _, a := range b.Binds {
+				out[a] = s.key
+			}
+		}
+	}
+	if len(v.plan.reloads) == 0 {
+		return out
+	}
+	for _, a := range v.layout.outer.binds {
+		if !v.have.known || !slices.Contains(v.have.built.Binds, a) {
+			out[a] = catalog.Key{}
+		}
+	}
+	for key, s := range v.layout.sections {
+		b, ok := v.have.built.service(key)
+		for _, a := range s.binds {
+			if !ok || !slices.Contains(b.Binds, a) || !v.have.listens(b) {
+				out[a] = key
+			}
+		}
+	}
+	return out
+}
+
+// listens reports whether all frontends of a section are known to be open. One that was not read is: it was open when it was
+// read last.
+func (h *observed) listens(b builtService) bool {
+	for _, p := range b.Proxies {
+		if open, read := h.open[p.Name]; p.Front && read && !open {
+			return false
+		}
+	}
+	return true
+}
+
+// quarantine leaves out the services whose ports somebody else has.
+func (d *Driver) quarantine(v view, found map[netip.AddrPort]string) error {
+	wanted := v.unproven()
+	for a, who := range found {
+		key := wanted[a]
+		if key == (catalog.Key{}) {
+			return fmt.Errorf("the template listens on %s, which is taken by %s: free it, or take the line out of the template", a, who)
+		}
+		d.taken[key] = fmt.Sprintf("%s is taken by %s", a, who)
+	}
+	return nil
+}
+
+func (d *Driver) untaken(want []catalog.Service) []catalog.Service {
+	if len(d.taken) == 0 {
+		return want
+	}
+	return slices.DeleteFunc(slices.Clone(want), func(s catalog.Service) bool { _, ok := d.taken[s.Key]; return ok })
+}
+
+// overdue gives the removed services whose ports have been bound for long enough.
+func (d *Driver) overdue() []catalog.Key {
+	var out []catalog.Key
+	for key, since := range d.gone {
+		if d.now().Sub(since) >= d.config.ReleaseAfter {
+			out = append(out, key)
+		}
+	}
+	slices.SortFunc(out, catalog.Key.Compare)
+	return out
+}
+
+// drift gives the steps that repair what somebody else changed: on services that were proven and are still wanted so.
+func (d *Driver) drift(v view) []catalog.Change {
+	if d.verified == nil || v.have.pid != d.pid {
+		return nil
+	}
+	same := map[catalog.Key]bool{}
+	for _, s := range v.want {
+		was, ok := d.verified[s.Key]
+		same[s.Key] = ok && was.Equal(s)
+	}
+	var out []catalog.Change
+	for _, s := range v.plan.steps {
+		if same[s.key] {
+			out = append(out, s.change)
+		}
+	}
+	return out
+}
+
+// run sends steps in batches and notes those that were done. What HAProxy refused is told by reading back; its words are
+// kept for the message.
+func (d *Driver) run(ctx context.Context, steps []step, r *catalog.Report) (refused []error, err error) {
+	for len(steps) > 0 {
+		n, size := 0, 0
+		for n < len(steps) && size+len(steps[n].commands) <= batchSize {
+			size += len(steps[n].commands)
+			n++
+		}
+		batch := make([]string, 0, size)
+		for _, s := range steps[:n] {
+			batch = append(batch, s.commands...)
+		}
+		answers, err := d.cli.do(ctx, batch)
+		if err != nil {
+			return refused, fmt.Errorf("change HAProxy: %w", err)
+		}
+		for _, s := range steps[:n] {
+			if text := firstRefusal(answers[:len(s.commands)]); text != "" {
+				refused = append(refused, fmt.Errorf("%s %s of %s: HAProxy answers %q", s.change.Action, s.change.Server, s.change.Service, text))
+			} else if r != nil {
+				r.Changes = append(r.Changes, s.change)
+			}
+			answers = answers[len(s.commands):]
+		}
+		steps = steps[n:]
+	}
+	return refused, nil
+}
+
+func firstRefusal(answers []string) string {
+	for _, a := range answers {
+		if text := refusal(a); text != "" {
+			return text
+		}
+	}
+	return ""
+}
+
+// loadChanges tells what a load brings.
+func (v view) loadChanges() []catalog.Change {
+	var out []catalog.Change
+	for _, key := range v.plan.fresh {
+		if s := v.layout.sections[key]; s != nil {
+			out = append(out, catalog.Change{Service: title(s.name, key), Action: "load service", Detail: strconv.Itoa(len(s.managedNames())) + " servers"})
+		}
+	}
+	action := "reload"
+	if v.plan.start {
+		action = "start HAProxy"
+	}
+	return append(out, catalog.Change{Action: action, Detail: v.plan.reloads[0]})
+}

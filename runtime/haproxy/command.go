@@ -1,0 +1,142 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// commandTimeout bounds a start or reload command. A command that hangs must not end all updates.
+const commandTimeout = 60 * time.Second
+
+// answerTimeout is how long a start command may have ended before HAProxy answers.
+const answerTimeout = 5 * time.Second
+
+// commands lets the host's own service manage HAProxy, through the shell commands that the user gave.
+type commands struct {
+	startCommand, reloadCommand string
+	cli                         cli
+	socket                      string
+	runDir                      string
+}
+
+// start runs the start command, and the reload command when HAProxy stays silent: some service managers believe that a
+// dead HAProxy still runs.
+func (c *commands) start(ctx context.Context) error {
+	startErr := c.run(ctx, c.startCommand)
+	if c.answers(ctx) {
+		return nil
+	}
+	if err := c.run(ctx, c.reloadCommand); err != nil {
+		return errors.Join(startErr, err)
+	}
+	if c.answers(ctx) {
+		return nil
+	}
+	if startErr != nil {
+		return startErr
+	}
+	return fmt.Errorf("HAProxy does not answer on %s after %q and %q: look into its log, and at the `stats socket` line",
+		c.socket, c.startCommand, c.reloadCommand)
+}
+
+// answers waits for HAProxy's first answer.
+func (c *commands) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		if _, err := c.cli.do(ctx, []string{"show info"}); err == nil {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return false
+}
+
+func (c *commands) reload(ctx context.Context) error { return c.run(ctx, c.reloadCommand) }
+
+func (c *commands) refused(context.Context) error { return nil }
+
+func (c *commands) binder() (int, bool) {
+	cred, err := peer(c.socket)
+	if err != nil {
+		return 0, false
+	}
+	return int(cred.Uid), true
+}
+
+// stop closes the services' ports and waits for their connections to end. The process itself is the service manager's.
+func (c *commands) stop(ctx context.Context) error {
+	have, err := observe(ctx, c.cli, nil, func(string) (structure, bool) { return structure{}, false })
+	if err != nil || !have.alive {
+		return err
+	}
+	for name, open := range have.open {
+		if !open {
+			continue
+		}
+		if _, err := c.cli.do(ctx, []string{"disable frontend " + name}); err != nil {
+			return err
+		}
+	}
+	for ctx.Err() == nil {
+		answers, err := c.cli.do(ctx, []string{"show info"})
+		if err != nil || strings.Contains(answers[0], "\nCurrConns: 0\n") {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// run gives a command to the shell. When it takes too long its process group is ended: not an HAProxy that it started,
+// which leaves the group when it becomes a daemon. Its output goes through a file, since such a daemon would hold a pipe.
+func (c *commands) run(ctx context.Context, command string) error {
+	out, err := os.CreateTemp(c.runDir, "command-*.log")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	err = cmd.Run()
+	if ctx.Err() != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%q did not end within %s", command, commandTimeout)
+	}
+	if err != nil {
+		return fmt.Errorf("%q: %w%s", command, err, tail(out))
+	}
+	return nil
+}
+
+// tail gives the end of a command's output.
+func tail(out *os.File) string {
+	const most = 1000
+	end, err := out.Seek(0, io.SeekEnd)
+	if err != nil {
+		return ""
+	}
+	raw, err := io.ReadAll(io.NewSectionReader(out, max(0, end-most), most))
+	text := strings.TrimSpace(string(raw))
+	if err != nil || text == "" {
+		return ""
+	}
+	return ": " + complaints(text)
+}

@@ -1,0 +1,145 @@
+package haproxy
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// fileState is what haproxy.cfg should say beside a running process.
+type fileState struct {
+	outer    outer
+	hash     string // of the structure that the process runs
+	sections map[catalog.Key]*section
+	keep     map[catalog.Key]bool // sections to leave as they are: they wait for a reload
+}
+
+// keeper keeps haproxy.cfg in step with the running process. The socket comes first and the file follows, since a change
+// must not wait for a disk.
+type keeper struct {
+	path    string
+	changed chan struct{} // told when something is pending
+
+	io      sync.Mutex // around every write of the file
+	mu      sync.Mutex // around pending
+	pending *fileState
+}
+
+// follow asks for the file to say this, soon.
+func (k *keeper) follow(state fileState) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.pending = &state
+	select {
+	case k.changed <- struct{}{}:
+	default:
+	}
+}
+
+// take gets what is to be written, once.
+func (k *keeper) take() *fileState {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	state := k.pending
+	k.pending = nil
+	return state
+}
+
+// flush writes what is pending. After an error it stays pending, unless something newer is.
+func (k *keeper) flush() error {
+	k.io.Lock()
+	defer k.io.Unlock()
+	state := k.take()
+	if state == nil {
+		return nil
+	}
+	err := k.write(*state)
+	if err != nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.pending == nil {
+			k.pending = state
+		}
+		return fmt.Errorf("write %s: %w", k.path, err)
+	}
+	return nil
+}
+
+func (k *keeper) write(state fileState) error {
+	raw, err := os.ReadFile(k.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	text, err := follow(string(raw), state)
+	if err != nil || text == string(raw) {
+		return err
+	}
+	return writeFile(k.path, []byte(text))
+}
+
+// follow gives the file's text after its server lines were brought up to date. A file that somebody has replaced is written
+// anew, from the structure that runs; that must wait while sections wait for a reload.
+func follow(file string, state fileState) (string, error) {
+	text, err := splice(file, state.sections, state.keep)
+	if err == nil {
+		return text, nil
+	}
+	if len(state.keep) > 0 {
+		return file, nil
+	}
+	return string(fullText(state.outer, state.sections, state.hash)), nil
+}
+
+// replace writes a whole new text and forgets what was pending. It gives the old text, nil when there was none.
+func (k *keeper) replace(text []byte) ([]byte, error) {
+	k.io.Lock()
+	defer k.io.Unlock()
+	k.take()
+	old, err := os.ReadFile(k.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read %s: %w", k.path, err)
+	}
+	if err := writeFile(k.path, text); err != nil {
+		return old, fmt.Errorf("write %s: %w", k.path, err)
+	}
+	return old, nil
+}
+
+// lines reads the managed server lines of the file: what the running servers were made from.
+func (k *keeper) lines(built structure, parser *lineParser) map[catalog.Key]*section {
+	out := map[catalog.Key]*section{}
+	raw, err := os.ReadFile(k.path)
+	if err != nil {
+		return out // a missing file tells nothing, and is written anew
+	}
+	pieces, err := cutPieces(string(raw))
+	if err != nil {
+		return out
+	}
+	for _, p := range pieces {
+		b, ok := built.service(p.key)
+		if !ok {
+			continue
+		}
+		if s, err := parseSection(p.key, b.Name, p.text, func(name string) bool { return !b.isFixed(name) }, parser); err == nil {
+			out[p.key] = s
+		}
+	}
+	return out
+}
+
+// isFixed reports whether a server name is the template's own in any of the section's proxies.
+func (b builtService) isFixed(server string) bool {
+	for _, p := range b.Proxies {
+		for _, name := range p.Fixed {
+			if name == server {
+				return true
+			}
+		}
+	}
+	return false
+}

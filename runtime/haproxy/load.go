@@ -1,0 +1,233 @@
+package haproxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+const (
+	loadGap      = 250 * time.Millisecond // between two loads, so that services that come together share one
+	firstDelay   = time.Second            // after a load that failed; doubled each time
+	longestDelay = 60 * time.Second
+	crashWindow  = 10 * time.Second // a process that ends sooner after its start is started with growing delay
+	loadTimeout  = 60 * time.Second // for a new worker to answer
+	checkEvery   = 50 * time.Millisecond
+)
+
+// pace spaces loads: a burst shares one, and one that failed is not repeated at once.
+type pace struct {
+	notBefore time.Time
+	delay     time.Duration
+	started   time.Time // the last start
+	err       error     // of the last load; nil when it worked
+	hash      string    // what the failed load tried
+	failedAt  time.Time
+}
+
+// due reports whether a load may be made now. Another text than the one that failed need not wait as long.
+func (p *pace) due(now time.Time, v view) bool {
+	if !now.Before(p.notBefore) {
+		return true
+	}
+	return p.err != nil && now.Sub(p.failedAt) >= firstDelay && v.layout.structure().Hash != p.hash
+}
+
+// failure gives why a load that is still wanted has failed.
+func (p *pace) failure(v view) error {
+	if len(v.plan.reloads) == 0 {
+		return nil
+	}
+	return p.err
+}
+
+func (p *pace) succeeded(now time.Time, start bool) {
+	delay := loadGap
+	if start {
+		if now.Sub(p.started) < crashWindow {
+			delay = min(max(firstDelay, 2*p.delay), longestDelay)
+		}
+		p.started = now
+	}
+	*p = pace{notBefore: now.Add(delay), delay: delay, started: p.started}
+}
+
+func (p *pace) failed(now time.Time, hash string, err error) {
+	p.delay = min(max(firstDelay, 2*p.delay), longestDelay)
+	p.notBefore, p.failedAt, p.hash, p.err = now.Add(p.delay), now, hash, err
+}
+
+// load makes HAProxy build a process from the whole text: a reload, or a start when there is none. Every port that is new is
+// proven free and held until the new worker listens on it.
+func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
+	addrs := slices.Collect(maps.Keys(v.unproven()))
+	how := try
+	if uid, known := d.process.binder(); known && uid == os.Geteuid() {
+		how = hold
+	}
+	taken, held, err := prove(d.ports, addrs, v.have.pid, how)
+	if err != nil {
+		return fmt.Errorf("prove ports free: %w", err)
+	}
+	defer held.release()
+	if len(taken) > 0 {
+		return d.quarantine(v, taken) // the caller plans again
+	}
+	l, err := d.layout(v.want, structure{})
+	if err != nil {
+		return err
+	}
+	st := l.structure()
+	if err := d.exchange(ctx, v, l, st); err != nil {
+		d.pace.failed(d.now(), st.Hash, err)
+		d.rechecks = 5
+		d.Resync()
+		return err
+	}
+	d.pace.succeeded(d.now(), v.plan.start)
+	d.verified, d.last = nil, l.sections
+	r.Changes = append(r.Changes, v.loadChanges()...)
+	r.Reloads = append(r.Reloads, v.plan.reloads...)
+	return nil
+}
+
+// exchange writes the text and brings up the process that is built from it. When that fails the old file comes back: it is
+// what the old process, or a start by somebody else, needs.
+func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure) error {
+	text := l.text()
+	down := d.failedChecks(ctx, v)
+	if err := d.store.save(st); err != nil {
+		return err
+	}
+	old, err := d.file.replace(text)
+	if err != nil {
+		return err
+	}
+	if err := d.exchangeProcess(ctx, v, st.Hash); err != nil {
+		err = errors.Join(err, d.explain(ctx, text))
+		if old != nil {
+			if _, restoreErr := d.file.replace(old); restoreErr != nil {
+				err = errors.Join(err, restoreErr)
+			}
+		}
+		return err
+	}
+	return d.carryDown(ctx, l, down)
+}
+
+func (d *Driver) exchangeProcess(ctx context.Context, v view, hash string) error {
+	var err error
+	timeout := loadTimeout
+	if v.plan.start {
+		err = d.process.start(ctx)
+	} else {
+		err = d.process.reload(ctx)
+	}
+	if err != nil { // a command may complain and still have worked
+		timeout = time.Second
+	}
+	if waitErr := d.await(ctx, v.have.pid, hash, timeout); waitErr != nil {
+		return cmp.Or(err, waitErr)
+	}
+	return nil
+}
+
+// await waits for a new worker that was built from our text. Only that is success: exit codes and the master's counters are
+// heard when they tell of a failure.
+func (d *Driver) await(ctx context.Context, oldPid int, hash string, timeout time.Duration) error {
+	start := d.now()
+	checked := start
+	for {
+		answers, err := d.cli.do(ctx, []string{"show info"})
+		if err == nil {
+			in, parseErr := parseInfo(plain(answers[0]))
+			if parseErr == nil && in.pid != oldPid && !in.stopping && in.hash == hash {
+				return nil
+			}
+		}
+		now := d.now()
+		if now.Sub(checked) >= checkEvery {
+			checked = now
+			if err := d.process.refused(ctx); err != nil {
+				return err
+			}
+		}
+		if now.Sub(start) >= timeout {
+			return fmt.Errorf("no new worker that was built from %s answers on %s after %s", d.config.ConfigFile, d.config.Socket, timeout)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// explain asks haproxy itself what is wrong with a text. No complaint means that the cause lies elsewhere.
+func (d *Driver) explain(ctx context.Context, text []byte) error {
+	path := filepath.Join(d.config.RunDir, "refused.cfg")
+	if err := writeFile(path, text); err != nil {
+		return err
+	}
+	return checkConfig(ctx, path)
+}
+
+// failedChecks gives the servers that HAProxy's own checks hold for dead. A new process holds all for alive at first.
+func (d *Driver) failedChecks(ctx context.Context, v view) map[catalog.Key]map[string]bool {
+	have := v.have
+	if !have.alive || !have.known {
+		return nil
+	}
+	if v.keys != nil {
+		var err error
+		if have, err = d.observe(ctx, nil); err != nil {
+			return nil // the checks will find out again
+		}
+	}
+	out := map[catalog.Key]map[string]bool{}
+	for text, b := range have.built.Services {
+		key, err := parseKey(text)
+		if err != nil {
+			continue
+		}
+		for _, p := range b.Proxies {
+			for name, s := range have.servers[p.Name] {
+				if !s.up && s.admin == 0 {
+					if out[key] == nil {
+						out[key] = map[string]bool{}
+					}
+					out[key][name] = true
+				}
+			}
+		}
+	}
+	return out
+}
+
+// carryDown tells the new process which servers were dead. Its own checks bring them back when they live.
+func (d *Driver) carryDown(ctx context.Context, l layout, down map[catalog.Key]map[string]bool) error {
+	var steps []step
+	for key, names := range down {
+		s := l.sections[key]
+		if s == nil {
+			continue
+		}
+		for _, p := range s.proxies {
+			for _, line := range p.servers {
+				if names[line.name] && line.checked() {
+					steps = append(steps, step{key: key, commands: []string{"set server " + p.name + "/" + line.name + " health down"}})
+				}
+			}
+		}
+	}
+	_, err := d.run(ctx, steps, nil)
+	return err
+}

@@ -1,0 +1,233 @@
+package haproxy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// step is one change through the stats socket.
+type step struct {
+	key      catalog.Key
+	change   catalog.Change
+	commands []string
+}
+
+// plan is what turns an observed HAProxy into the wanted one. It is data: logs, `proxymatic plan`, status and tests show
+// the same text.
+type plan struct {
+	steps   []step
+	deletes []step        // servers in maintenance that can go when their last connection has; nothing waits for them
+	reloads []string      // why a new process must be built; empty when the socket suffices
+	start   bool          // there is no process
+	fresh   []catalog.Key // services that the running process cannot serve before the reload
+}
+
+// settled reports whether the proxy does what is wanted.
+func (p plan) settled() bool { return len(p.steps) == 0 && len(p.reloads) == 0 }
+
+// String gives the plan as text, a line each.
+func (p plan) String() string {
+	var b strings.Builder
+	for _, s := range p.steps {
+		fmt.Fprintf(&b, "%s %s %s: %s\n", s.change.Action, s.change.Service, s.change.Server, s.change.Detail)
+	}
+	for _, r := range p.reloads {
+		fmt.Fprintf(&b, "reload: %s\n", r)
+	}
+	return b.String()
+}
+
+// makePlan compares what is wanted with what is. keys are the services to look at, in order; nil means all, wanted and
+// running. Services that must wait (a taken port) are not in want: if they run, they are paused like removed ones.
+//
+// release names services whose paused ports have been held long enough.
+func makePlan(want map[catalog.Key]*section, o outer, have observed, keys, release []catalog.Key) plan {
+	var p plan
+	if !have.alive {
+		p.start, p.reloads = true, []string{"HAProxy does not run"}
+		p.fresh = slices.SortedFunc(maps.Keys(want), catalog.Key.Compare)
+		return p
+	}
+	if !have.known {
+		p.reloads = append(p.reloads, fmt.Sprintf("the running HAProxy (pid %d) was not built from a configuration that proxymatic knows", have.pid))
+		p.fresh = slices.SortedFunc(maps.Keys(want), catalog.Key.Compare)
+		return p
+	}
+	if o.hash != have.built.Outer {
+		p.reloads = append(p.reloads, "the text outside of the services' sections changed")
+	}
+	for _, key := range release {
+		if b, ok := have.built.service(key); ok {
+			p.reloads = append(p.reloads, fmt.Sprintf("release the port of %s, removed a while ago", title(b.Name, key)))
+		}
+	}
+	for _, key := range keysOr(keys, want, have) {
+		p.service(key, want[key], have)
+	}
+	return p
+}
+
+// keysOr gives keys, or all keys that are wanted or running when it is nil.
+func keysOr(keys []catalog.Key, want map[catalog.Key]*section, have observed) []catalog.Key {
+	if keys != nil {
+		return keys
+	}
+	all := map[catalog.Key]bool{}
+	for key := range want {
+		all[key] = true
+	}
+	for text := range have.built.Services {
+		if key, err := parseKey(text); err == nil {
+			all[key] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(all), catalog.Key.Compare)
+}
+
+// service plans one service. want is nil when it is not wanted.
+func (p *plan) service(key catalog.Key, want *section, have observed) {
+	b, built := have.built.service(key)
+	built = built && have.runs(b)
+	switch {
+	case want == nil && !built:
+		return
+	case want != nil && !built:
+		p.reload(key, fmt.Sprintf("new service %s", title(want.name, key)))
+		return
+	case want != nil && want.hash != b.Hash:
+		p.reload(key, fmt.Sprintf("service %s changed in what only a reload can change", title(want.name, key))+because(want.static))
+		if want.static != "" {
+			return
+		}
+	}
+	open := want != nil && want.hasServers()
+	if !open {
+		p.fronts(key, b, have, open)
+	}
+	for _, proxy := range b.Proxies {
+		if proxy.Back && (want == nil || want.has(proxy.Name)) {
+			p.backend(key, b, proxy, want, have)
+		}
+	}
+	if open {
+		p.fronts(key, b, have, open)
+	}
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
+}
+
+func (p *plan) reload(key catalog.Key, reason string) {
+	p.reloads = append(p.reloads, reason)
+	p.fresh = append(p.fresh, key)
+}
+
+// fronts plans whether a service's frontends listen. A paused one refuses connections and can be opened again.
+func (p *plan) fronts(key catalog.Key, b builtService, have observed, open bool) {
+	for _, proxy := range b.Proxies {
+		if !proxy.Front || have.open[proxy.Name] == open {
+			continue
+		}
+		action, command := "pause frontend", "disable frontend "+proxy.Name
+		if open {
+			action, command = "open frontend", "enable frontend "+proxy.Name
+		}
+		p.add(key, b, "", action, command)
+	}
+}
+
+// backend plans one proxy's servers: what is new comes before what is gone leaves.
+func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *section, have observed) {
+	wanted := map[string]bool{}
+	for _, line := range want.lines(proxy.Name) {
+		wanted[line.name] = true
+		p.server(key, b, proxy.Name, line, want, have)
+	}
+	running := have.servers[proxy.Name]
+	for _, name := range slices.Sorted(maps.Keys(running)) {
+		if wanted[name] || slices.Contains(proxy.Fixed, name) {
+			continue
+		}
+		path := proxy.Name + "/" + name
+		if running[name].admin&adminMaint == 0 {
+			p.add(key, b, name, "remove server", "disable server "+path)
+		}
+		p.deletes = append(p.deletes, step{key: key, commands: []string{"del server " + path}})
+	}
+}
+
+// has reports whether the section has a proxy of that name: until a reload that is due, the running one may have others.
+func (s *section) has(proxyName string) bool {
+	return slices.ContainsFunc(s.proxies, func(p proxy) bool { return p.name == proxyName })
+}
+
+// lines gives the wanted servers of a proxy; a section that is not wanted has none.
+func (s *section) lines(proxyName string) []serverLine {
+	if s == nil {
+		return nil
+	}
+	for _, p := range s.proxies {
+		if p.name == proxyName {
+			return p.servers
+		}
+	}
+	return nil
+}
+
+// server plans one wanted server.
+func (p *plan) server(key catalog.Key, b builtService, backend string, line serverLine, want *section, have observed) {
+	is, ok := have.servers[backend][line.name]
+	path := backend + "/" + line.name
+	if was, known := have.last[key].line(backend, line.name); ok && known && was.fixed != line.fixed {
+		p.reload(key, fmt.Sprintf("server %s of %s changed from %q to %q", line.name, title(b.Name, key), was.fixed, line.fixed))
+		return
+	}
+	if !ok {
+		if want.static != "" {
+			p.reload(key, fmt.Sprintf("server %s is missing in %s", line.name, title(b.Name, key))+because(want.static))
+			return
+		}
+		p.add(key, b, line.name, "add server", addCommands(path, line, have.version)...)
+		return
+	}
+	if is.addr != line.addr {
+		p.add(key, b, line.name, "correct address", fmt.Sprintf("set server %s addr %s port %d", path, line.addr.Addr(), line.addr.Port()))
+	}
+	if is.weight != line.weight {
+		p.add(key, b, line.name, "set weight", fmt.Sprintf("set server %s weight %d", path, line.weight))
+	}
+	if is.maxconn != line.maxconn {
+		p.add(key, b, line.name, "set maxconn", fmt.Sprintf("set maxconn server %s %d", path, line.maxconn))
+	}
+	if is.admin&(adminMaint|adminDrain) != 0 {
+		p.add(key, b, line.name, "enable server", "set server "+path+" state ready")
+	}
+}
+
+// addCommands gives the commands that add a server and let it take traffic. Never `enabled` on the line: 2.6 then shows the
+// server as up, sends it nothing, and takes the whole backend down when it is disabled. 2.6 keeps no idle connections for a
+// dynamic server unless it is told to.
+func addCommands(path string, line serverLine, version string) []string {
+	words := line.addWords()
+	if strings.HasPrefix(version, "2.") && !strings.Contains(words, "pool-max-conn") {
+		words += " pool-max-conn -1 pool-purge-delay 5s"
+	}
+	commands := []string{"add server " + path + " " + words, "enable server " + path}
+	if line.checked() {
+		commands = append(commands, "enable health "+path)
+	}
+	return commands
+}
+
+func (p *plan) add(key catalog.Key, b builtService, server, action string, commands ...string) {
+	p.steps = append(p.steps, step{key: key, commands: commands, change: catalog.Change{Service: title(b.Name, key), Server: server,
+		Action: action, Detail: strings.Join(commands, "; ")}})
+}

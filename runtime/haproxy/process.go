@@ -1,0 +1,99 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process starts HAProxy and makes it load its file anew. Whether that worked is judged by the worker that answers.
+type process interface {
+	// start starts HAProxy, which does not answer now.
+	start(ctx context.Context) error
+	// reload makes the running HAProxy build a new worker from the file. An error means that it was refused.
+	reload(ctx context.Context) error
+	// refused tells why a start or reload that was begun has failed, as far as that can be known; nil while it may succeed.
+	refused(ctx context.Context) error
+	// binder gives the user that binds HAProxy's ports, and whether that is known.
+	binder() (uid int, known bool)
+	// stop ends HAProxy when its connections have ended, and at the latest when ctx ends.
+	stop(ctx context.Context) error
+}
+
+// findHAProxy looks for the program, also where unprivileged users do not.
+func findHAProxy() (string, error) {
+	path, err := exec.LookPath("haproxy")
+	if err == nil {
+		return path, nil
+	}
+	for _, dir := range []string{"/usr/sbin/", "/usr/local/sbin/"} {
+		if _, statErr := os.Stat(dir + "haproxy"); statErr == nil {
+			return dir + "haproxy", nil
+		}
+	}
+	return "", fmt.Errorf("haproxy is not installed: install the package haproxy: %w", err)
+}
+
+// checkConfig lets haproxy read a configuration and gives its complaints. It binds nothing.
+func checkConfig(ctx context.Context, path string) error {
+	program, err := findHAProxy()
+	if err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, program, "-c", "-f", path).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("haproxy refuses %s: %s", path, complaints(string(out)))
+	}
+	return nil
+}
+
+// complaints keeps the lines of HAProxy's output that say what is wrong.
+func complaints(out string) string {
+	var lines []string
+	for line := range strings.Lines(out) {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, "[ALERT]") {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 0 {
+		return strings.TrimSpace(out)
+	}
+	if len(lines) > 5 {
+		lines = append(lines[:5], "...")
+	}
+	return strings.Join(lines, "; ")
+}
+
+// waitExit blocks until a process has ended or ctx does. A process that is not there has ended.
+func waitExit(ctx context.Context, pid int) error {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, syscall.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	file := os.NewFile(uintptr(fd), "pidfd")
+	defer file.Close()
+	stop := context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = conn.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0 || err != nil
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}

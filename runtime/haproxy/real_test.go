@@ -1,0 +1,228 @@
+package haproxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// host is a driver with a real HAProxy of its own, on ports of the loopback range.
+type host struct {
+	t      *testing.T
+	driver *Driver
+	config Config
+	wakes  chan struct{}
+}
+
+// needHAProxy skips a test where HAProxy is not installed; in CI it must be.
+func needHAProxy(t testing.TB) {
+	t.Helper()
+	if _, err := findHAProxy(); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+}
+
+// newHost gives a host whose HAProxy is not started yet, and is ended with the test.
+func newHost(t *testing.T, change func(*Config)) *host {
+	t.Helper()
+	needHAProxy(t)
+	dir, err := os.MkdirTemp("", "pm") // t.TempDir is too long for a socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	config := Config{ConfigFile: filepath.Join(dir, "haproxy.cfg"), Start: Managed, Reload: Managed, Socket: filepath.Join(dir, "haproxy.sock"),
+		RunDir: dir, BindAddress: netip.MustParseAddr("127.0.0.1"), MaxConnections: 1000, Drain: time.Minute, ReleaseAfter: time.Hour}
+	if change != nil {
+		change(&config)
+	}
+	h := &host{t: t, config: config}
+	t.Cleanup(h.kill)
+	h.restart()
+	return h
+}
+
+// restart replaces the driver by one that remembers nothing, as a new process would.
+func (h *host) restart() {
+	h.t.Helper()
+	if h.driver != nil {
+		if err := h.driver.file.flush(); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	d, err := New(h.config)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.driver = d
+}
+
+// kill ends HAProxy, master and workers, as a crash would.
+func (h *host) kill() {
+	for _, pid := range processesOf(h.config.RunDir) {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		_ = waitExit(context.Background(), pid)
+	}
+}
+
+// processesOf finds the HAProxy processes that were started with a path in their command line.
+func processesOf(path string) []int {
+	var out []int
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, line := range lines {
+		raw, err := os.ReadFile(line)
+		if err == nil && strings.Contains(string(raw), "haproxy") && strings.Contains(string(raw), path) {
+			var pid int
+			if _, err := fmt.Sscanf(line, "/proc/%d/cmdline", &pid); err == nil && pid != os.Getpid() {
+				out = append(out, pid)
+			}
+		}
+	}
+	return out
+}
+
+// apply makes a pass that must succeed.
+func (h *host) apply(want []catalog.Service) catalog.Report {
+	h.t.Helper()
+	r, err := h.driver.Apply(h.t.Context(), want)
+	if err != nil {
+		h.t.Fatalf("apply: %v", err)
+	}
+	return r
+}
+
+// mustBeSettled checks that a plan of everything is empty, and that the file on disk says what runs.
+func (h *host) mustBeSettled(want []catalog.Service) {
+	h.t.Helper()
+	h.driver.Resync()
+	r, err := h.driver.Plan(h.t.Context(), want)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if len(r.Changes)+len(r.Reloads) > 0 {
+		h.t.Fatalf("a second plan is not empty: %+v %q", r.Changes, r.Reloads)
+	}
+}
+
+// freePorts gives ports that nobody uses just now.
+func freePorts(t testing.TB, n int) []uint16 {
+	t.Helper()
+	var out []uint16
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		out = append(out, uint16(l.Addr().(*net.TCPAddr).Port))
+	}
+	return out
+}
+
+// backend listens and answers each connection with its name.
+func backend(t testing.TB, name string) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	group.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(c, name)
+			c.Close()
+		}
+	})
+	t.Cleanup(func() { l.Close(); group.Wait() })
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// ask connects to a service and gives what the backend answers; an error when it refuses.
+func ask(port uint16) (string, error) {
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 100)
+	n, err := c.Read(buf)
+	return string(buf[:n]), err
+}
+
+func service(port uint16, servers ...netip.AddrPort) catalog.Service {
+	s := catalog.Service{Key: catalog.Key{Port: port, Proto: catalog.TCP}, Name: fmt.Sprintf("s%d.test", port), Source: "test", Mode: catalog.ModeTCP}
+	for _, a := range servers {
+		s.Servers = append(s.Servers, catalog.Server{Addr: a, Weight: catalog.DefaultWeight})
+	}
+	list := []catalog.Service{s}
+	catalog.Sort(list)
+	return list[0]
+}
+
+func TestRealFirstLoadThenServersWithoutReload(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 2)
+	a, b := backend(t, "a"), backend(t, "b")
+	r := h.apply([]catalog.Service{service(p[0], a)})
+	if len(r.Reloads) != 1 {
+		t.Fatalf("reloads %q", r.Reloads)
+	}
+	if got, err := ask(p[0]); got != "a" {
+		t.Fatalf("answer %q, %v", got, err)
+	}
+	want := []catalog.Service{service(p[0], b)}
+	r = h.apply(want)
+	if len(r.Reloads) != 0 || len(r.Changes) != 2 {
+		t.Fatalf("report %+v", r)
+	}
+	if got, err := ask(p[0]); got != "b" {
+		t.Fatalf("answer %q, %v", got, err)
+	}
+	h.mustBeSettled(want)
+	h.apply(nil)
+	if got, err := ask(p[0]); err == nil {
+		t.Fatalf("a removed service answers %q", got)
+	}
+	r = h.apply(want)
+	if len(r.Reloads) != 0 {
+		t.Fatalf("a service that came back needs a reload: %q", r.Reloads)
+	}
+	if got, err := ask(p[0]); got != "b" {
+		t.Fatalf("answer %q, %v", got, err)
+	}
+	h.restart()
+	h.mustBeSettled(want)
+	h.kill()
+	h.apply(want)
+	if got, err := ask(p[0]); got != "b" {
+		t.Fatalf("answer %q, %v", got, err)
+	}
+	if err := h.driver.file.flush(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("haproxy", "-c", "-f", h.config.ConfigFile).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s", out)
+	}
+}

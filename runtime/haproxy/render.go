@@ -1,0 +1,190 @@
+package haproxy
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/templates"
+)
+
+// renderer makes the text of haproxy.cfg. A service's section is rendered by itself and remembered, so that a change
+// costs one section; everything else (the outer text) is rendered with a mark where each section goes.
+type renderer struct {
+	section *template.Template
+	outer   *template.Template
+	global  templates.HAProxy // all but MaxConn and Services
+	bind    netip.Addr
+	maxConn int // of each service
+
+	lines    lineParser
+	sections map[catalog.Key]remembered
+	last     outer
+	heads    []templates.HAProxyService // what last was rendered from
+}
+
+// remembered is a section and what it was rendered from.
+type remembered struct {
+	service catalog.Service
+	static  string
+	section *section
+}
+
+// outer is the text of haproxy.cfg outside of the services' sections.
+type outer struct {
+	parts  []string      // between the sections: one more than keys
+	keys   []catalog.Key // whose section follows parts[i]
+	hash   string        // of the text with a fixed global maxconn, which follows the number of services
+	binds  []netip.AddrPort
+	static string // why its defaults forbid changing servers at run time
+}
+
+var sectionMark = regexp.MustCompile("\x00([0-9]+)\x00\n?")
+
+func newRenderer(t *template.Template, global templates.HAProxy, bind netip.Addr, maxConn int) (*renderer, error) {
+	marked, err := t.Clone()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := marked.New("service").Parse("\x00{{.Port}}\x00\n"); err != nil {
+		return nil, err
+	}
+	return &renderer{section: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
+		sections: map[catalog.Key]remembered{}}, nil
+}
+
+// head gives a service's data outside of its section.
+func (r *renderer) head(s catalog.Service, name string) templates.HAProxyService {
+	return templates.HAProxyService{Name: name, Port: s.Port, Bind: netip.AddrPortFrom(r.bind, s.Port).String(), Mode: string(s.Mode),
+		Source: s.Source, MaxConn: r.maxConn, TimeoutClient: seconds(s.Timeouts.Client), TimeoutServer: seconds(s.Timeouts.Server)}
+}
+
+// seconds writes a duration as HAProxy reads it; "" for none.
+func seconds(d time.Duration) string {
+	if d <= 0 {
+		return ""
+	}
+	return strconv.FormatInt(max(1, d.Milliseconds()), 10) + "ms"
+}
+
+// render gives a service's section under a name. static is why the defaults forbid changes at run time, if they do.
+func (r *renderer) render(s catalog.Service, name, static string) (*section, error) {
+	if was, ok := r.sections[s.Key]; ok && was.section.name == name && was.static == static && was.service.Equal(s) {
+		return was.section, nil
+	}
+	data := templates.HAProxySection{HAProxyService: r.head(s, name), Servers: make([]templates.HAProxyServer, len(s.Servers))}
+	names := make(map[string]bool, len(s.Servers))
+	for i, v := range s.Servers {
+		n := serverName(v)
+		names[n] = true
+		data.Servers[i] = templates.HAProxyServer{Name: n, Address: v.Addr.String(), Weight: haproxyWeight(v.Weight), MaxConn: v.MaxConn,
+			Check: v.Check}
+	}
+	var b bytes.Buffer
+	if err := r.section.Execute(&b, data); err != nil {
+		return nil, fmt.Errorf("render service %s: %w", s.Key, err)
+	}
+	text := strings.Trim(b.String(), "\n") + "\n"
+	sec, err := parseSection(s.Key, name, text, func(n string) bool { return names[n] }, &r.lines)
+	if err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	if static != "" && sec.static == "" {
+		sec.static, sec.hash = static, hashText(static+text)
+	}
+	r.sections[s.Key] = remembered{s, static, sec}
+	return sec, nil
+}
+
+// forget drops the sections of services that are gone.
+func (r *renderer) forget(wanted map[catalog.Key]*section) {
+	for key := range r.sections {
+		if _, ok := wanted[key]; !ok {
+			delete(r.sections, key)
+		}
+	}
+}
+
+// renderOuter gives the outer text for services under their names.
+func (r *renderer) renderOuter(heads []templates.HAProxyService, globalMaxConn int) (outer, error) {
+	if r.last.hash != "" && slices.Equal(heads, r.heads) {
+		return r.last, nil
+	}
+	text, err := r.executeOuter(heads, globalMaxConn)
+	if err != nil {
+		return outer{}, err
+	}
+	neutral, err := r.executeOuter(heads, 0)
+	if err != nil {
+		return outer{}, err
+	}
+	o := outer{hash: hashText(condense(sectionMark.ReplaceAllString(neutral, "")))}
+	marks := sectionMark.FindAllStringSubmatchIndex(text, -1)
+	at := 0
+	for _, m := range marks {
+		port, _ := strconv.ParseUint(text[m[2]:m[3]], 10, 16)
+		o.parts = append(o.parts, text[at:m[0]])
+		o.keys = append(o.keys, catalog.Key{Port: uint16(port), Proto: catalog.TCP})
+		at = m[1]
+	}
+	o.parts = append(o.parts, text[at:])
+	o.read()
+	r.last, r.heads = o, slices.Clone(heads)
+	return o, nil
+}
+
+// condense drops blank lines and indentation, which change nothing for HAProxy.
+func condense(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			b.WriteString(line + "\n")
+		}
+	}
+	return b.String()
+}
+
+func (r *renderer) executeOuter(heads []templates.HAProxyService, globalMaxConn int) (string, error) {
+	data := r.global
+	data.Services, data.MaxConn = heads, globalMaxConn
+	var b bytes.Buffer
+	if err := r.outer.Execute(&b, data); err != nil {
+		return "", fmt.Errorf("render template: %w", err)
+	}
+	return b.String(), nil
+}
+
+// read takes what matters to the driver from the outer text.
+func (o *outer) read() {
+	inDefaults := false
+	for _, part := range o.parts {
+		for line := range strings.Lines(part) {
+			words := strings.Fields(line)
+			if len(words) == 0 {
+				continue
+			}
+			switch words[0] {
+			case "defaults":
+				inDefaults = true
+				continue
+			case "global", "listen", "frontend", "backend", "peers", "resolvers", "userlist", "cache", "ring", "program":
+				inDefaults = false
+				continue
+			case "bind":
+				if len(words) > 1 {
+					o.binds = append(o.binds, bindAddresses(words[1])...)
+				}
+			}
+			if reason := staticReason(words); inDefaults && reason != "" {
+				o.static = reason
+			}
+		}
+	}
+}

@@ -1,0 +1,78 @@
+package haproxy
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+const (
+	flushDelay = 200 * time.Millisecond // haproxy.cfg is this much behind the running process, at most
+	flushRetry = 5 * time.Second        // after a write that failed
+)
+
+// Run watches the worker, keeps haproxy.cfg up to date, and asks for passes when one is due. When ctx ends the file is
+// written; HAProxy goes on.
+func (d *Driver) Run(ctx context.Context, wake func()) error {
+	var group sync.WaitGroup
+	defer group.Wait()
+	unwatch := func() {}
+	defer func() { unwatch() }()
+	flush, alarm := time.NewTimer(0), time.NewTimer(0)
+	flush.Stop()
+	alarm.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return d.file.flush()
+		case pid := <-d.worker:
+			unwatch()
+			unwatch = watch(ctx, &group, pid, wake)
+		case <-d.file.changed:
+			flush.Reset(flushDelay)
+		case <-flush.C:
+			d.flush(flush, wake)
+		case t := <-d.alarm:
+			alarm.Reset(t)
+		case <-alarm.C:
+			wake()
+		}
+	}
+}
+
+// watch calls wake when a process ends, until the function that it gives is called.
+func watch(ctx context.Context, group *sync.WaitGroup, pid int, wake func()) context.CancelFunc {
+	ctx, cancel := context.WithCancel(ctx)
+	group.Go(func() {
+		if waitExit(ctx, pid) == nil {
+			wake()
+		}
+	})
+	return cancel
+}
+
+// flush writes the file. Its failure, and the end of it, are told by the next pass.
+func (d *Driver) flush(again *time.Timer, wake func()) {
+	err := d.file.flush()
+	if err != nil {
+		again.Reset(flushRetry)
+		if d.fileErr.Swap(&err) == nil {
+			wake()
+		}
+		return
+	}
+	if d.fileErr.Swap(nil) != nil {
+		wake()
+	}
+}
+
+// Close ends HAProxy's part when proxymatic exits: with drain, the services' ports close and HAProxy ends when their
+// connections have, at the latest after the drain time; without, HAProxy goes on serving. Nothing else may be called after.
+func (d *Driver) Close(ctx context.Context, drain bool) error {
+	if !drain {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.config.Drain)
+	defer cancel()
+	return d.process.stop(ctx)
+}

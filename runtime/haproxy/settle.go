@@ -1,0 +1,222 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// settle ends a pass: what was proven is remembered, the file follows, removed servers are deleted where they can be, and
+// what needs another look later is put on the alarm.
+func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []error) (catalog.Report, error) {
+	if !v.have.alive {
+		d.Resync()
+		d.describe(v, &r)
+		d.wakeIn(d.next(v))
+		return r, errors.Join(append(errs, d.pace.failure(v))...)
+	}
+	waiting := map[catalog.Key]bool{} // not as wanted yet
+	for _, key := range v.plan.fresh {
+		waiting[key] = true
+	}
+	for _, s := range v.plan.steps {
+		waiting[s.key] = true
+		errs = append(errs, fmt.Errorf("%s is still due for %s %s after it was done", s.change.Action, s.change.Service, s.change.Server))
+	}
+	d.remember(v, waiting)
+	if err := d.deleteServers(ctx, v); err != nil {
+		errs = append(errs, err)
+	}
+	d.follow(v, waiting)
+	if p := d.fileErr.Load(); p != nil {
+		errs = append(errs, *p)
+	}
+	if err := d.pace.failure(v); err != nil && len(errs) == 0 {
+		errs = append(errs, err)
+	}
+	d.describe(v, &r)
+	if len(errs) == 0 && v.keys == nil {
+		d.resync.Store(false)
+	}
+	if d.rechecks > 0 {
+		d.rechecks--
+		d.Resync()
+	}
+	d.wakeIn(d.next(v))
+	return r, errors.Join(errs...)
+}
+
+// remember keeps what was proven.
+func (d *Driver) remember(v view, waiting map[catalog.Key]bool) {
+	if v.have.pid != d.pid {
+		d.pid = v.have.pid
+		select {
+		case <-d.worker:
+		default:
+		}
+		d.worker <- d.pid
+	}
+	if v.keys == nil {
+		d.verified, d.gone = map[catalog.Key]catalog.Service{}, d.stillGone(v)
+	}
+	looked := map[catalog.Key]bool{}
+	for _, key := range v.keys {
+		looked[key] = true
+		delete(d.verified, key)
+		delete(d.gone, key)
+		if b, ok := v.have.built.service(key); ok && v.layout.sections[key] == nil && v.have.runs(b) {
+			d.gone[key] = d.now()
+		}
+	}
+	for _, s := range v.want {
+		if (v.keys == nil || looked[s.Key]) && !waiting[s.Key] {
+			d.verified[s.Key] = s
+		}
+	}
+	d.last = v.layout.sections
+}
+
+// stillGone gives the running services that are not wanted, since when.
+func (d *Driver) stillGone(v view) map[catalog.Key]time.Time {
+	out := map[catalog.Key]time.Time{}
+	for text, b := range v.have.built.Services {
+		key, err := parseKey(text)
+		if err != nil || v.layout.sections[key] != nil || !v.have.runs(b) {
+			continue
+		}
+		since, ok := d.gone[key]
+		if !ok {
+			since = d.now()
+		}
+		out[key] = since
+	}
+	return out
+}
+
+// deleteServers tries to delete the removed servers. One that still has connections stays in maintenance, where it gets no
+// new ones, until they end or the drain time is over.
+func (d *Driver) deleteServers(ctx context.Context, v view) error {
+	before := d.leaving
+	d.leaving = map[string]leaving{}
+	for path, l := range before {
+		if v.keys != nil && !slices.Contains(v.keys, l.key) {
+			d.leaving[path] = l
+		}
+	}
+	for chunk := range slices.Chunk(v.plan.deletes, batchSize/2) {
+		var commands []string
+		for _, s := range chunk {
+			if was, ok := before[s.change.Server]; ok && d.now().Sub(was.since) >= d.config.Drain {
+				commands = append(commands, "shutdown sessions server "+s.change.Server)
+			}
+			commands = append(commands, s.commands...)
+		}
+		answers, err := d.cli.do(ctx, commands)
+		if err != nil {
+			return fmt.Errorf("delete servers: %w", err)
+		}
+		for i, command := range commands {
+			d.noteDelete(command, answers[i], chunk, before)
+		}
+	}
+	return nil
+}
+
+// noteDelete keeps a server that could not be deleted yet. 2.6 answers "Server still has connections attached to it, cannot
+// remove it."; one that others refer to stays in maintenance until the next reload.
+func (d *Driver) noteDelete(command, answer string, chunk []step, before map[string]leaving) {
+	for _, s := range chunk {
+		if s.commands[0] != command || refusal(answer) == "" || refusal(answer) == "No such server." {
+			continue
+		}
+		since := d.now()
+		if was, ok := before[s.change.Server]; ok {
+			since = was.since
+		}
+		d.leaving[s.change.Server] = leaving{s.key, since}
+	}
+}
+
+// follow lets haproxy.cfg say what runs now. Services that wait for a reload stay as they are in it.
+func (d *Driver) follow(v view, waiting map[catalog.Key]bool) {
+	state := fileState{outer: v.layout.outer, hash: v.have.hash, sections: v.layout.sections}
+	for _, key := range v.plan.fresh {
+		if state.keep == nil {
+			state.keep = map[catalog.Key]bool{}
+			state.sections = maps.Clone(state.sections)
+		}
+		state.keep[key] = true
+		delete(state.sections, key)
+	}
+	if v.have.known {
+		d.file.follow(state)
+	}
+}
+
+// next gives the time until something has to be looked at again; 0 for never.
+func (d *Driver) next(v view) time.Duration {
+	var soonest time.Duration
+	within := func(t time.Duration) {
+		if t = max(t, time.Millisecond); soonest == 0 || t < soonest {
+			soonest = t
+		}
+	}
+	now := d.now()
+	for _, l := range d.leaving {
+		age := now.Sub(l.since)
+		within(min(max(deleteAgain, age), deleteSlowest, max(d.config.Drain-age, deleteAgain)))
+	}
+	for _, since := range d.gone {
+		within(d.config.ReleaseAfter - now.Sub(since))
+	}
+	if len(d.taken) > 0 {
+		within(lookAgain)
+	}
+	if len(v.plan.reloads) > 0 {
+		within(d.pace.notBefore.Sub(now))
+	}
+	if d.rechecks > 0 {
+		within(afterFailure)
+	}
+	return soonest
+}
+
+// wakeIn asks Run for another pass after a while.
+func (d *Driver) wakeIn(t time.Duration) {
+	if t == 0 {
+		return
+	}
+	select {
+	case <-d.alarm:
+	default:
+	}
+	d.alarm <- t
+}
+
+// describe adds what an operator wants to know.
+func (d *Driver) describe(v view, r *catalog.Report) {
+	for _, key := range slices.SortedFunc(maps.Keys(d.taken), catalog.Key.Compare) {
+		r.Problems = append(r.Problems, catalog.Problem{Source: d.Name(), Subject: key.String(),
+			Reason: "the port cannot be used: " + d.taken[key] + "; the service is offered as soon as it is free"})
+	}
+	for key, s := range v.layout.sections {
+		if s.static != "" {
+			r.Problems = append(r.Problems, catalog.Problem{Source: d.Name(), Subject: title(s.name, key),
+				Reason: "each change of its servers needs a reload: " + s.static})
+		}
+	}
+	slices.SortFunc(r.Problems, func(a, b catalog.Problem) int { return strings.Compare(a.Subject, b.Subject) })
+	if !v.have.alive {
+		return
+	}
+	r.Facts = []catalog.Fact{{Name: "version", Value: v.have.version}, {Name: "pid", Value: strconv.Itoa(v.have.pid)},
+		{Name: "structure", Value: v.have.hash}, {Name: "socket", Value: d.config.Socket},
+		{Name: "servers_leaving", Value: strconv.Itoa(len(d.leaving))}, {Name: "ports_paused", Value: strconv.Itoa(len(d.gone))}}
+}

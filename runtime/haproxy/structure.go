@@ -1,0 +1,61 @@
+package haproxy
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// structure is what a running HAProxy was built from, as far as only a reload can change it. It is written to the run
+// directory before each reload under its hash, which the running process shows in `show info`: the file haproxy.cfg
+// cannot tell, since a crash between writing it and reloading leaves the two apart.
+type structure struct {
+	Hash     string                  `json:"hash"`
+	Outer    string                  `json:"outer"`           // hash of the text outside of the services' sections
+	Binds    []netip.AddrPort        `json:"binds,omitempty"` // the addresses that the outer text listens on
+	Services map[string]builtService `json:"services"`        // by key, such as "8300/tcp"
+}
+
+// builtService is one service's section in a structure.
+type builtService struct {
+	Name    string           `json:"name"` // the name that the template was given
+	Hash    string           `json:"hash"`
+	Binds   []netip.AddrPort `json:"binds,omitempty"`
+	Proxies []builtProxy     `json:"proxies"`
+}
+
+// builtProxy is one proxy of a section.
+type builtProxy struct {
+	Name  string   `json:"name"`
+	Front bool     `json:"front,omitempty"`
+	Back  bool     `json:"back,omitempty"`
+	Fixed []string `json:"fixed,omitempty"` // the template's own servers
+}
+
+// newStructure gives the structure of a rendered configuration.
+func newStructure(o outer, sections map[catalog.Key]*section) structure {
+	st := structure{Outer: o.hash, Binds: o.binds, Services: make(map[string]builtService, len(sections))}
+	for key, s := range sections {
+		b := builtService{Name: s.name, Hash: s.hash, Binds: s.binds}
+		for _, p := range s.proxies {
+			built := builtProxy{Name: p.name, Front: p.front, Back: p.back}
+			for name := range p.fixed {
+				built.Fixed = append(built.Fixed, name)
+			}
+			slices.Sort(built.Fixed)
+			b.Proxies = append(b.Proxies, built)
+		}
+		st.Services[key.String()] = b
+	}
+	text, _ := json.Marshal(st) // strings, numbers and addresses always marshal; map keys come sorted
+	st.Hash = hashText(string(text))
+	return st
+}
+
+// service finds a service's section.
+func (st structure) service(key catalog.Key) (builtService, bool) {
+	b, ok := st.Services[key.String()]
+	return b, ok
+}
