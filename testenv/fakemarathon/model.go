@@ -38,7 +38,7 @@ type release int
 func (g Generation) release() (release, error) {
 	var major, minor int
 	if _, err := fmt.Sscanf(string(g), "%d.%d", &major, &minor); err != nil || major < 0 || major > 1 || minor < 0 {
-		return 0, fmt.Errorf("Marathon release %q: want A, B, C, D or a release of 0.7 to 1.10", g)
+		return 0, fmt.Errorf("release %q of Marathon: want A, B, C, D or one of 0.7 to 1.10", g)
 	}
 	return release(100*major + minor), nil
 }
