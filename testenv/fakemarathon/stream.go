@@ -104,26 +104,28 @@ func (r *Replica) stream(w http.ResponseWriter, req *http.Request, header http.H
 	defer conn.Close()
 	header.Set("Content-Type", "text/event-stream;charset=utf-8")
 	header.Set("Connection", "close")
-	_, _ = io.WriteString(buffered, "HTTP/1.1 200 OK\r\n")
-	_ = header.Write(buffered)
-	_, _ = io.WriteString(buffered, "\r\n")
-	if err := buffered.Flush(); err != nil {
-		return
-	}
 	c := r.cluster
 	s := &stream{replica: r, conn: conn, room: f.Queue, keepAlive: cmp.Or(f.KeepAlive, 10*time.Second),
 		wake: make(chan struct{}, 1), done: make(chan struct{})}
 	c.v.options(s, req)
-	if !c.attach(s, f) {
+	// Attached before the client can know of it: what changes after the client saw the header reaches its stream.
+	attached := c.attach(s, f)
+	_, _ = io.WriteString(buffered, "HTTP/1.1 200 OK\r\n")
+	_ = header.Write(buffered)
+	_, _ = io.WriteString(buffered, "\r\n")
+	err = buffered.Flush() // has the errors of the writes before, too
+	if !attached {
 		return
 	}
 	defer c.wg.Done()
+	defer c.detach(s)
 	c.wg.Go(func() { // nothing comes from the client but the end
 		_, _ = io.Copy(io.Discard, conn)
 		c.detach(s)
 	})
-	s.write()
-	c.detach(s)
+	if err == nil {
+		s.write()
+	}
 }
 
 // options reads the query as the release does: older ones ignore what they do not know.
