@@ -40,6 +40,6 @@ listen {{.Name}}
     timeout server {{.}}
 {{- end}}
 {{- range .Servers}}
-    server {{.Name}} {{.Address}} weight {{.Weight}}{{with .MaxConn}} maxconn {{.}}{{end}}{{if .Check}} check{{end}}
+    {{.Line}}
 {{- end}}
 {{end}}

@@ -37,14 +37,25 @@ type HAProxyService struct {
 	TimeoutServer string // such as "30s"; empty for the default. Mako: `service.timeoutserver`
 }
 
-// HAProxySection is what the template named "service" sees: the service with its servers.
+// HAProxySection is what the template named "service" sees: the fields of HAProxyService, and the servers. The fields are
+// not embedded, since text/template looks for promoted ones ten times slower.
 type HAProxySection struct {
-	HAProxyService
-	Servers []HAProxyServer // in the order of their addresses. Mako: `service.servers`
+	Name, Bind, Mode, Source, TimeoutClient, TimeoutServer string
+	Port                                                   uint16
+	MaxConn                                                int
+	Servers                                                []HAProxyServer // in the order of their addresses. Mako: `service.servers`
 }
 
-// HAProxyServer is one server. Its line must begin with `server {{.Name}} {{.Address}}`.
+// Section adds servers to a service.
+func (s HAProxyService) Section(servers []HAProxyServer) HAProxySection {
+	return HAProxySection{Name: s.Name, Bind: s.Bind, Mode: s.Mode, Source: s.Source, TimeoutClient: s.TimeoutClient,
+		TimeoutServer: s.TimeoutServer, Port: s.Port, MaxConn: s.MaxConn, Servers: servers}
+}
+
+// HAProxyServer is one server. Its line is `{{.Line}}`, with options behind it where they are wanted, or another that begins
+// with `server {{.Name}} {{.Address}}`.
 type HAProxyServer struct {
+	Line    string // the usual line: "server NAME ADDRESS weight WEIGHT [maxconn MAXCONN] [check]"
 	Name    string // the server's identity: address and port, ":c" behind it when checked
 	Address string // address and port to connect to. Mako: `server.ip` and `server.port`
 	Weight  int    // HAProxy's weight, 1 to 256: 128 is the usual. Mako: `server.weight`

@@ -22,36 +22,46 @@ func mark(s *section) string { return beginMark + s.key.String() + "\n" + s.text
 
 // fullText gives the whole of haproxy.cfg. hash goes into the description of the global section.
 func fullText(o outer, sections map[catalog.Key]*section, hash string) []byte {
+	size := 0
+	for _, s := range sections {
+		size += len(s.text) + 100
+	}
 	var b bytes.Buffer
+	b.Grow(size)
+	described := false
 	for i, part := range o.parts {
+		if !described {
+			part, described = describe(part, hash)
+		}
 		b.WriteString(part)
-		if i < len(o.keys) {
-			if s, ok := sections[o.keys[i]]; ok {
-				b.Truncate(len(bytes.TrimRight(b.Bytes(), " \t"))) // a mark stands at the start of a line
-				if b.Len() > 0 && b.Bytes()[b.Len()-1] != '\n' {
-					b.WriteByte('\n')
-				}
-				b.WriteString(mark(s))
+		if i == len(o.keys) {
+			break
+		}
+		if s, ok := sections[o.keys[i]]; ok {
+			b.Truncate(len(bytes.TrimRight(b.Bytes(), " \t"))) // a mark stands at the start of a line
+			if b.Len() > 0 && b.Bytes()[b.Len()-1] != '\n' {
+				b.WriteByte('\n')
 			}
+			b.WriteString(mark(s))
 		}
 	}
-	return describe(b.Bytes(), hash)
+	return b.Bytes()
 }
 
-// describe puts the structure's hash into the description of the first global section: `show info` then tells what the
-// running process was built from. Of several description lines HAProxy keeps the last.
-func describe(text []byte, hash string) []byte {
-	lines := bytes.SplitAfter(text, []byte("\n"))
+// describe puts the structure's hash into the description of the first global section, if the text has one: `show info` then
+// tells what the running process was built from. Of several description lines HAProxy keeps the last.
+func describe(text, hash string) (string, bool) {
+	lines := strings.SplitAfter(text, "\n")
 	global, description := -1, -1
 	for i, line := range lines {
-		words := bytes.Fields(line)
+		words := strings.Fields(line)
 		if len(words) == 0 {
 			continue
 		}
-		if global >= 0 && isHeader(string(words[0])) {
+		if global >= 0 && isHeader(words[0]) {
 			break
 		}
-		switch string(words[0]) {
+		switch words[0] {
 		case "global":
 			global = i
 		case "description":
@@ -62,12 +72,14 @@ func describe(text []byte, hash string) []byte {
 	}
 	tag := "[proxymatic " + hash + "]"
 	switch {
+	case global < 0:
+		return text, false
 	case description >= 0:
-		lines[description] = []byte(strings.TrimRight(string(lines[description]), " \t\r\n") + " " + tag + "\n")
-	case global >= 0:
-		lines = slices.Insert(lines, global+1, []byte("    description "+tag+"\n"))
+		lines[description] = strings.TrimRight(lines[description], " \t\r\n") + " " + tag + "\n"
+	default:
+		lines = slices.Insert(lines, global+1, "    description "+tag+"\n")
 	}
-	return bytes.Join(lines, nil)
+	return strings.Join(lines, ""), true
 }
 
 // isHeader reports whether a word begins a section of haproxy.cfg.
@@ -248,7 +260,7 @@ func serverText(s *section) map[string][]string {
 func (s *section) isFixed(proxyName, server string) bool {
 	for _, p := range s.proxies {
 		if p.name == proxyName {
-			return p.fixed[server]
+			return slices.Contains(p.fixed, server)
 		}
 	}
 	return true // a proxy that the template does not know is somebody else's

@@ -44,6 +44,7 @@ type Driver struct {
 	store   store
 	file    *keeper
 	now     func() time.Time
+	check   func(ctx context.Context, path string) error // what HAProxy says to a configuration
 
 	resync  atomic.Bool           // the next pass observes everything
 	fileErr atomic.Pointer[error] // why haproxy.cfg could not be brought up to date
@@ -83,7 +84,7 @@ func New(config Config) (*Driver, error) {
 		return nil, fmt.Errorf("template: %w", err)
 	}
 	d := &Driver{config: config, cli: socket{config.Socket}, ports: hostPorts{}, render: render, store: store{config.RunDir},
-		file: &keeper{path: config.ConfigFile, changed: make(chan struct{}, 1)}, now: time.Now, alarm: make(chan time.Duration, 1), worker: make(chan int, 1),
+		file: &keeper{path: config.ConfigFile, changed: make(chan struct{}, 1)}, now: time.Now, check: checkConfig, alarm: make(chan time.Duration, 1), worker: make(chan int, 1),
 		leaving: map[string]leaving{}, gone: map[catalog.Key]time.Time{}, taken: map[catalog.Key]string{}}
 	if config.Start == Managed || config.Reload == Managed {
 		d.process = newManaged(config.ConfigFile, config.RunDir)
@@ -184,7 +185,7 @@ func (d *Driver) Check(ctx context.Context) error {
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		return err
 	}
-	return checkConfig(ctx, path)
+	return d.check(ctx, path)
 }
 
 // Version gives HAProxy's version, or why there is none.

@@ -177,7 +177,7 @@ func (d *Driver) explain(ctx context.Context, text []byte) error {
 	if err := writeFile(path, text); err != nil {
 		return err
 	}
-	return checkConfig(ctx, path)
+	return d.check(ctx, path)
 }
 
 // failedChecks gives the servers that HAProxy's own checks hold for dead. A new process holds all for alive at first.
@@ -222,7 +222,7 @@ func (d *Driver) carryDown(ctx context.Context, l layout, down map[catalog.Key]m
 		}
 		for _, p := range s.proxies {
 			for _, line := range p.servers {
-				if names[line.name] && line.checked() {
+				if names[line.name] && line.checked {
 					steps = append(steps, step{key: key, commands: []string{"set server " + p.name + "/" + line.name + " health down"}})
 				}
 			}

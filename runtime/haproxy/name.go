@@ -34,7 +34,10 @@ func listenName(s catalog.Service) string {
 // serverName gives a server's identity in HAProxy: its address (IPv6 without brackets, which HAProxy refuses in names)
 // and a suffix for what only removing and adding again can change.
 func serverName(v catalog.Server) string {
-	name := v.Addr.Addr().String() + ":" + strconv.Itoa(int(v.Addr.Port()))
+	name := v.Addr.String()
+	if !v.Addr.Addr().Is4() {
+		name = v.Addr.Addr().String() + ":" + strconv.Itoa(int(v.Addr.Port()))
+	}
 	if v.Check {
 		name += ":c"
 	}

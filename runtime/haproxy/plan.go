@@ -221,7 +221,7 @@ func addCommands(path string, line serverLine, version string) []string {
 		words += " pool-max-conn -1 pool-purge-delay 5s"
 	}
 	commands := []string{"add server " + path + " " + words, "enable server " + path}
-	if line.checked() {
+	if line.checked {
 		commands = append(commands, "enable health "+path)
 	}
 	return commands

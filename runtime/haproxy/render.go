@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +24,7 @@ type renderer struct {
 	maxConn int // of each service
 
 	lines    lineParser
+	buffer   bytes.Buffer
 	sections map[catalog.Key]remembered
 	last     outer
 	heads    []templates.HAProxyService // what last was rendered from
@@ -46,14 +46,15 @@ type outer struct {
 	static string // why its defaults forbid changing servers at run time
 }
 
-var sectionMark = regexp.MustCompile("\x00([0-9]+)\x00\n?")
+// sectionMark stands around the port where a section goes in the outer text.
+const sectionMark = "\x00"
 
 func newRenderer(t *template.Template, global templates.HAProxy, bind netip.Addr, maxConn int) (*renderer, error) {
 	marked, err := t.Clone()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := marked.New("service").Parse("\x00{{.Port}}\x00\n"); err != nil {
+	if _, err := marked.New("service").Parse(sectionMark + "{{.Port}}" + sectionMark + "\n"); err != nil {
 		return nil, err
 	}
 	return &renderer{section: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
@@ -79,19 +80,18 @@ func (r *renderer) render(s catalog.Service, name, static string) (*section, err
 	if was, ok := r.sections[s.Key]; ok && was.section.name == name && was.static == static && was.service.Equal(s) {
 		return was.section, nil
 	}
-	data := templates.HAProxySection{HAProxyService: r.head(s, name), Servers: make([]templates.HAProxyServer, len(s.Servers))}
+	servers := make([]templates.HAProxyServer, len(s.Servers))
 	names := make(map[string]bool, len(s.Servers))
 	for i, v := range s.Servers {
 		n := serverName(v)
 		names[n] = true
-		data.Servers[i] = templates.HAProxyServer{Name: n, Address: v.Addr.String(), Weight: haproxyWeight(v.Weight), MaxConn: v.MaxConn,
-			Check: v.Check}
+		servers[i] = templateServer(n, v)
 	}
-	var b bytes.Buffer
-	if err := r.section.Execute(&b, data); err != nil {
+	r.buffer.Reset()
+	if err := r.section.Execute(&r.buffer, r.head(s, name).Section(servers)); err != nil {
 		return nil, fmt.Errorf("render service %s: %w", s.Key, err)
 	}
-	text := strings.Trim(b.String(), "\n") + "\n"
+	text := strings.Trim(r.buffer.String(), "\n") + "\n"
 	sec, err := parseSection(s.Key, name, text, func(n string) bool { return names[n] }, &r.lines)
 	if err != nil {
 		return nil, fmt.Errorf("template: %w", err)
@@ -101,6 +101,22 @@ func (r *renderer) render(s catalog.Service, name, static string) (*section, err
 	}
 	r.sections[s.Key] = remembered{s, static, sec}
 	return sec, nil
+}
+
+// templateServer gives what a template sees of a server.
+func templateServer(name string, v catalog.Server) templates.HAProxyServer {
+	s := templates.HAProxyServer{Name: name, Weight: haproxyWeight(v.Weight), MaxConn: v.MaxConn, Check: v.Check}
+	if s.Address = name; v.Check || !v.Addr.Addr().Is4() {
+		s.Address = v.Addr.String()
+	}
+	s.Line = "server " + s.Name + " " + s.Address + " weight " + strconv.Itoa(s.Weight)
+	if s.MaxConn > 0 {
+		s.Line += " maxconn " + strconv.Itoa(s.MaxConn)
+	}
+	if s.Check {
+		s.Line += " check"
+	}
+	return s
 }
 
 // forget drops the sections of services that are gone.
@@ -125,19 +141,27 @@ func (r *renderer) renderOuter(heads []templates.HAProxyService, globalMaxConn i
 	if err != nil {
 		return outer{}, err
 	}
-	o := outer{hash: hashText(condense(sectionMark.ReplaceAllString(neutral, "")))}
-	marks := sectionMark.FindAllStringSubmatchIndex(text, -1)
-	at := 0
-	for _, m := range marks {
-		port, _ := strconv.ParseUint(text[m[2]:m[3]], 10, 16)
-		o.parts = append(o.parts, text[at:m[0]])
-		o.keys = append(o.keys, catalog.Key{Port: uint16(port), Proto: catalog.TCP})
-		at = m[1]
-	}
-	o.parts = append(o.parts, text[at:])
+	o := cutOuter(text)
+	o.hash = hashText(condense(strings.Join(cutOuter(neutral).parts, "")))
 	o.read()
 	r.last, r.heads = o, slices.Clone(heads)
 	return o, nil
+}
+
+// cutOuter cuts a text at the marks of the sections.
+func cutOuter(text string) outer {
+	var o outer
+	for {
+		before, rest, found := strings.Cut(text, sectionMark)
+		o.parts = append(o.parts, before)
+		if !found {
+			return o
+		}
+		digits, after, _ := strings.Cut(rest, sectionMark)
+		port, _ := strconv.ParseUint(digits, 10, 16)
+		o.keys = append(o.keys, catalog.Key{Port: uint16(port), Proto: catalog.TCP})
+		text = strings.TrimPrefix(after, "\n")
+	}
 }
 
 // condense drops blank lines and indentation, which change nothing for HAProxy.

@@ -19,6 +19,8 @@ type section struct {
 	proxies []proxy
 	binds   []netip.AddrPort
 	static  string // why every change of it needs a reload; empty when the runtime socket can do it
+
+	expected int // how many servers a proxy will have, as far as that is known while it is read
 }
 
 // proxy is one listen, frontend or backend of a section.
@@ -27,26 +29,29 @@ type proxy struct {
 	front   bool // it listens
 	back    bool // it has servers
 	servers []serverLine
-	fixed   map[string]bool // servers that are the template's own, not the service's
+	fixed   []string // servers that are the template's own, not the service's
 }
 
 // parseSection reads a section's text. managed says which server names are the service's; the others are the template's
 // own and part of the structure.
 func parseSection(key catalog.Key, name, text string, managed func(string) bool, lines *lineParser) (*section, error) {
-	s := &section{key: key, name: name, text: text}
+	s := &section{key: key, name: name, text: text, expected: strings.Count(text, "server ")}
 	var structure strings.Builder
-	for _, line := range strings.SplitAfter(text, "\n") {
+	for line := range strings.Lines(text) {
 		words := strings.Fields(line)
 		if len(words) == 0 {
 			continue
 		}
 		if words[0] == "server" && len(words) > 1 && managed(words[1]) {
-			if err := s.addServer(line, lines); err != nil {
+			if err := s.addServer(words, lines); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		structure.WriteString(strings.Join(words, " ") + "\n")
+		for _, w := range words {
+			structure.WriteString(w + " ")
+		}
+		structure.WriteByte('\n')
 		s.readLine(words)
 	}
 	if s.static != "" {
@@ -56,17 +61,20 @@ func parseSection(key catalog.Key, name, text string, managed func(string) bool,
 	return s, nil
 }
 
-func (s *section) addServer(line string, lines *lineParser) error {
+func (s *section) addServer(words []string, lines *lineParser) error {
 	if len(s.proxies) == 0 {
-		return fmt.Errorf("server line %q stands outside of a listen or backend section", strings.TrimSpace(line))
+		return fmt.Errorf("the line of server %s stands outside of a listen or backend section", words[1])
 	}
-	l, err := lines.parse(line)
+	l, err := lines.parse(words)
 	if err != nil {
 		return err
 	}
 	p := &s.proxies[len(s.proxies)-1]
 	if !p.back {
-		return fmt.Errorf("server line %q stands in frontend %s", strings.TrimSpace(line), p.name)
+		return fmt.Errorf("the line of server %s stands in frontend %s", words[1], p.name)
+	}
+	if p.servers == nil {
+		p.servers = make([]serverLine, 0, s.expected)
 	}
 	p.servers = append(p.servers, l)
 	if l.static != "" {
@@ -80,8 +88,7 @@ func (s *section) readLine(words []string) {
 	switch words[0] {
 	case "listen", "frontend", "backend":
 		if len(words) > 1 {
-			s.proxies = append(s.proxies, proxy{name: words[1], front: words[0] != "backend", back: words[0] != "frontend",
-				fixed: map[string]bool{}})
+			s.proxies = append(s.proxies, proxy{name: words[1], front: words[0] != "backend", back: words[0] != "frontend"})
 		}
 		return
 	case "bind":
@@ -90,7 +97,8 @@ func (s *section) readLine(words []string) {
 		}
 	case "server":
 		if len(words) > 1 && len(s.proxies) > 0 {
-			s.proxies[len(s.proxies)-1].fixed[words[1]] = true
+			p := &s.proxies[len(s.proxies)-1]
+			p.fixed = append(p.fixed, words[1])
 		}
 	}
 	if reason := staticReason(words); reason != "" {

@@ -14,17 +14,20 @@ import (
 
 // serverLine is one managed `server` line of haproxy.cfg.
 type serverLine struct {
-	name    string
-	addr    netip.AddrPort
-	weight  int // 1 where the line does not say, as in HAProxy
-	maxconn int // 0 is unlimited
-	words   string
-	fixed   string // words without weight and maxconn: what only a reload can change on a server of this name
-	static  string // why `add server` cannot do what the line says; empty when it can
+	name string
+	addr netip.AddrPort
+	*serverOptions
 }
 
-// checked reports whether HAProxy's own health check is on.
-func (l serverLine) checked() bool { return slices.Contains(strings.Fields(l.fixed), "check") }
+// serverOptions are the words behind a server's address. Nearly all servers share a few.
+type serverOptions struct {
+	words   string
+	weight  int    // 1 where the line does not say, as in HAProxy
+	maxconn int    // 0 is unlimited
+	fixed   string // words without weight and maxconn: what only a reload can change on a server of this name
+	checked bool   // HAProxy's own health check is on
+	static  string // why `add server` cannot do what the line says; empty when it can
+}
 
 // addWords gives the arguments of `add server` behind the name.
 func (l serverLine) addWords() string { return strings.TrimRight(l.addr.String()+" "+l.words, " ") }
@@ -32,51 +35,49 @@ func (l serverLine) addWords() string { return strings.TrimRight(l.addr.String()
 // lineParser reads server lines. Parsing the words behind the address costs 10 µs in config-parser and nearly all servers
 // say the same, so their meaning is remembered.
 type lineParser struct {
-	known map[string]serverLine
+	known map[string]*serverOptions
 }
 
 // maxKnown bounds what a lineParser remembers.
 const maxKnown = 4096
 
-// parse reads a line that begins with `server NAME ADDRESS`.
-func (p *lineParser) parse(line string) (serverLine, error) {
-	fields := strings.Fields(line)
+// parse reads the words of a line that begins with `server NAME ADDRESS`.
+func (p *lineParser) parse(fields []string) (serverLine, error) {
 	if len(fields) < 3 || fields[0] != "server" {
-		return serverLine{}, fmt.Errorf("server line %q: want `server NAME ADDRESS ...`", line)
+		return serverLine{}, fmt.Errorf("server line %q: want `server NAME ADDRESS ...`", strings.Join(fields, " "))
 	}
 	addr, err := netip.ParseAddrPort(fields[2])
 	if err != nil {
-		return serverLine{}, fmt.Errorf("server line %q: want an IP address and port behind the name", line)
+		return serverLine{}, fmt.Errorf("server line %q: want an IP address and port behind the name", strings.Join(fields, " "))
 	}
 	words := strings.Join(fields[3:], " ")
-	l, ok := p.known[words]
+	o, ok := p.known[words]
 	if !ok {
-		if l, err = parseWords(words); err != nil {
-			return serverLine{}, fmt.Errorf("server line %q: %w", line, err)
+		if o, err = parseOptions(words); err != nil {
+			return serverLine{}, fmt.Errorf("server line %q: %w", strings.Join(fields, " "), err)
 		}
 		if p.known == nil || len(p.known) >= maxKnown {
-			p.known = map[string]serverLine{}
+			p.known = map[string]*serverOptions{}
 		}
-		p.known[words] = l
+		p.known[words] = o
 	}
-	l.name, l.addr = fields[1], addr
-	return l, nil
+	return serverLine{name: fields[1], addr: addr, serverOptions: o}, nil
 }
 
-// parseWords reads the words behind a server's address. config-parser drops words that it does not know without an
+// parseOptions reads the words behind a server's address. config-parser drops words that it does not know without an
 // error, so what it writes is compared with what it read.
-func parseWords(words string) (serverLine, error) {
-	l := serverLine{words: words, weight: 1}
+func parseOptions(words string) (*serverOptions, error) {
+	o := &serverOptions{words: words, weight: 1}
 	const head = "server s 127.0.0.1:1"
 	line := strings.TrimRight(head+" "+words, " ")
 	parser := parsers.Server{}
 	parser.Init()
 	if _, err := parser.Parse(line, strings.Fields(line), ""); err != nil {
-		return l, err
+		return nil, err
 	}
 	data, err := parser.Get(false)
 	if err != nil {
-		return l, err
+		return nil, err
 	}
 	server := data.([]types.Server)[0]
 	var fixed []string
@@ -84,27 +85,27 @@ func parseWords(words string) (serverLine, error) {
 		value, isValue := option.(*params.ServerOptionValue)
 		switch {
 		case isValue && value.Name == "weight":
-			l.weight, err = strconv.Atoi(value.Value)
+			o.weight, err = strconv.Atoi(value.Value)
 		case isValue && value.Name == "maxconn":
-			l.maxconn, err = strconv.Atoi(value.Value)
+			o.maxconn, err = strconv.Atoi(value.Value)
 		default:
 			fixed = append(fixed, option.String())
 		}
 		if err != nil {
-			return l, err
+			return nil, err
 		}
 	}
-	l.fixed = strings.Join(fixed, " ")
+	o.fixed, o.checked = strings.Join(fixed, " "), slices.Contains(fixed, "check")
 	result, err := parser.Result()
 	if err != nil {
-		return l, err
+		return nil, err
 	}
 	if written := result[0].Data; written != line {
-		l.fixed, l.static = words, "it has words that the configuration parser does not know"
+		o.fixed, o.static = words, "it has words that the configuration parser does not know"
 	} else if word := notDynamic(fixed); word != "" {
-		l.static = fmt.Sprintf("`add server` cannot do %q", word)
+		o.static = fmt.Sprintf("`add server` cannot do %q", word)
 	}
-	return l, nil
+	return o, nil
 }
 
 // notDynamic gives the first word that HAProxy's `add server` does not document (management guide of 2.6), or that makes

@@ -3,7 +3,6 @@ package haproxy
 import (
 	"encoding/json"
 	"net/netip"
-	"slices"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
@@ -40,12 +39,7 @@ func newStructure(o outer, sections map[catalog.Key]*section) structure {
 	for key, s := range sections {
 		b := builtService{Name: s.name, Hash: s.hash, Binds: s.binds}
 		for _, p := range s.proxies {
-			built := builtProxy{Name: p.name, Front: p.front, Back: p.back}
-			for name := range p.fixed {
-				built.Fixed = append(built.Fixed, name)
-			}
-			slices.Sort(built.Fixed)
-			b.Proxies = append(b.Proxies, built)
+			b.Proxies = append(b.Proxies, builtProxy{Name: p.name, Front: p.front, Back: p.back, Fixed: p.fixed})
 		}
 		st.Services[key.String()] = b
 	}
