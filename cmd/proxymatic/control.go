@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+)
+
+// planLimit is how long a run works on a plan for a client that sets no limit itself.
+const planLimit = time.Minute
+
+// serveControl answers GET /plan on a Unix socket until stop is called, which waits for the end. The caller holds the
+// lock of the directory, so that a socket that is there already is a dead one.
+func serveControl(path string, plan func(context.Context) planned) (stop func(), err error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove the old control socket: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open the control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the control socket: %w", err), listener.Close())
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /plan", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), planLimit)
+		defer cancel()
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(plan(ctx)) // a client that left misses its answer, nobody else does
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(listener) // always ends with ErrServerClosed, by stop
+	}()
+	return func() {
+		_ = server.Close() // also removes the socket
+		<-done
+	}, nil
+}
+
+// askRun asks the run that listens on the control socket for its plan. running is false when there is none.
+func askRun(ctx context.Context, path string) (answer planned, running bool, err error) {
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://proxymatic/plan", nil)
+	if err != nil {
+		return planned{}, false, err
+	}
+	response, err := transport.RoundTrip(request)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return planned{}, false, nil
+	case errors.Is(err, fs.ErrPermission):
+		return planned{}, true, fmt.Errorf("ask the running proxymatic: %w; be its user or root", err)
+	case err != nil:
+		return planned{}, true, fmt.Errorf("ask the running proxymatic at %s: %w", path, err)
+	}
+	err = json.NewDecoder(response.Body).Decode(&answer)
+	if err = errors.Join(err, response.Body.Close()); err != nil {
+		return planned{}, true, fmt.Errorf("read the plan of the running proxymatic: %w", err)
+	}
+	return answer, true, nil
+}

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/meltwater/proxymatic/runtime/reconcile"
+)
+
+// journal is a log that can be waited for.
+type journal struct {
+	mu    sync.Mutex
+	text  bytes.Buffer
+	wrote chan struct{}
+}
+
+func newJournal() *journal { return &journal{wrote: make(chan struct{}, 1)} }
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	select {
+	case j.wrote <- struct{}{}:
+	default:
+	}
+	return j.text.Write(p)
+}
+
+// next waits for a line with the words and forgets everything up to it.
+func (j *journal) next(t *testing.T, words string) {
+	t.Helper()
+	for {
+		j.mu.Lock()
+		_, after, found := strings.Cut(j.text.String(), words)
+		if found {
+			j.text.Reset()
+			j.text.WriteString(after)
+		}
+		rest := j.text.String()
+		j.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-j.wrote:
+		case <-t.Context().Done():
+			t.Fatalf("%q never came, but\n%s", words, rest)
+		}
+	}
+}
+
+// running is a run within the test.
+type running struct {
+	dir     string
+	log     *journal
+	signals chan<- os.Signal
+	code    chan int
+}
+
+// freePort gives an address that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// newRunning starts a run on a configuration file. Its source cannot be read, so that it never comes to touch a proxy.
+func newRunning(t *testing.T, settings string) *running {
+	t.Helper()
+	unset(t)
+	r := &running{dir: t.TempDir(), log: newJournal(), code: make(chan int, 1)}
+	r.configure(t, settings)
+	got := make(chan chan<- os.Signal, 1)
+	p := program{stdout: r.log, stderr: r.log, notify: func(c chan<- os.Signal) { got <- c }}
+	go func() { r.code <- p.main(context.Background(), []string{"--config", r.dir + "/c.yaml"}) }()
+	r.signals = <-got
+	return r
+}
+
+// configure writes the configuration file: what every test needs, and what comes with it.
+func (r *running) configure(t *testing.T, settings string) {
+	t.Helper()
+	text := fmt.Sprintf("haproxy: true\nhaproxy-start: 'false'\nhaproxy-reload: 'false'\nservices-file: %[1]s/services\n"+
+		"haproxy-config: %[1]s/haproxy.cfg\nhaproxy-socket: %[1]s/haproxy.sock\n%[2]s\n", r.dir, settings)
+	if !strings.Contains(settings, "run-dir") {
+		text += fmt.Sprintf("run-dir: %s/run/deep\n", r.dir)
+	}
+	if !strings.Contains(settings, "state-dir") {
+		text += fmt.Sprintf("state-dir: %s/state\n", r.dir)
+	}
+	if err := os.WriteFile(r.dir+"/c.yaml", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *running) end(t *testing.T, sig syscall.Signal, want int) {
+	t.Helper()
+	r.signals <- sig
+	if got := <-r.code; got != want {
+		t.Errorf("after %s: exit code %d, want %d; log\n%s", sig, got, want, r.log.text.String())
+	}
+}
+
+func TestRunEndsOnASignal(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(sig.String(), func(t *testing.T) {
+			r := newRunning(t, "status-endpoint: ''")
+			r.log.next(t, "started")
+			r.end(t, sig, 0)
+			if !missing(r.dir + "/run/deep/control.sock") {
+				t.Error("the control socket is still there")
+			}
+		})
+	}
+}
+
+func TestRunAnswersPlanAndHoldsItsDirectory(t *testing.T) {
+	r := newRunning(t, "status-endpoint: ''")
+	r.log.next(t, "started")
+	if _, running, err := askRun(t.Context(), r.dir+"/run/deep/control.sock"); !running || err != nil {
+		t.Errorf("plan: got running %v, %v", running, err)
+	}
+	if info, err := os.Stat(r.dir + "/run/deep/control.sock"); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the control socket: got %v, %v, want mode 600", info, err)
+	}
+	got := call(t, "--config", r.dir+"/c.yaml")
+	if want := fmt.Sprintf("another proxymatic (process %d) holds %s/run/deep", os.Getpid(), r.dir); got.code != 1 || !strings.Contains(got.stderr, want) {
+		t.Errorf("a second run: got %+v, want 1 and %s", got, want)
+	}
+	r.end(t, syscall.SIGTERM, 0)
+	again := newRunning(t, fmt.Sprintf("status-endpoint: ''\nrun-dir: %s/run/deep", r.dir))
+	again.log.next(t, "started")
+	again.end(t, syscall.SIGTERM, 0)
+}
+
+func TestRunNamesADirectoryThatCannotBeMade(t *testing.T) {
+	file := writeFile(t, "")
+	for _, option := range []string{"run-dir", "state-dir"} {
+		r := newRunning(t, option+": "+file+"/x")
+		r.log.next(t, "proxymatic: --"+option+": mkdir "+file+": not a directory; make "+file+"/x a directory that user ")
+		if got := <-r.code; got != 1 {
+			t.Errorf("%s: exit code %d, want 1", option, got)
+		}
+	}
+}
+
+func TestHUP(t *testing.T) {
+	endpoint := freePort(t)
+	r := newRunning(t, "status-endpoint: "+endpoint)
+	r.log.next(t, "started")
+
+	r.configure(t, "drain: 0")
+	r.signals <- syscall.SIGHUP
+	r.log.next(t, "configuration not taken, the old one stays")
+	r.log.next(t, "--drain (from "+r.dir+"/c.yaml)")
+
+	r.configure(t, "state-dir: /tmp\nrun-dir: /tmp\nhaproxy-config: /tmp/x")
+	r.signals <- syscall.SIGHUP
+	r.log.next(t, "yaml") // the key is there twice
+
+	r.configure(t, "state-dir: /tmp\nrun-dir: /tmp")
+	r.signals <- syscall.SIGHUP
+	r.log.next(t, "--run-dir, --state-dir cannot change while running")
+
+	r.configure(t, "haproxy-template: /nonexistent")
+	r.signals <- syscall.SIGHUP
+	r.log.next(t, "/nonexistent")
+
+	r.configure(t, "status-endpoint: ''\nlog-format: json")
+	r.signals <- syscall.SIGHUP
+	r.log.next(t, `"msg":"configuration read again"`)
+	if conn, err := net.Dial("tcp", endpoint); err == nil {
+		conn.Close()
+		t.Error("the old status endpoint still answers")
+	}
+	if _, running, err := askRun(t.Context(), r.dir+"/run/deep/control.sock"); !running || err != nil {
+		t.Errorf("plan after HUP: got running %v, %v", running, err)
+	}
+	r.end(t, syscall.SIGTERM, 0)
+}
+
+func TestASecondSignalEndsAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		signals []os.Signal
+		want    int
+	}{
+		{[]os.Signal{syscall.SIGTERM}, 143},
+		{[]os.Signal{syscall.SIGHUP, syscall.SIGINT}, 130},
+	} {
+		signals, release := make(chan os.Signal, len(c.signals)), make(chan struct{})
+		for _, s := range c.signals {
+			signals <- s
+		}
+		stuck := func(bool, func() error) error { <-release; return nil }
+		r := &runner{signals: signals}
+		if got := r.finish(&instance{log: slog.New(slog.DiscardHandler)}, stuck, true); got != c.want {
+			t.Errorf("%v while ending: exit code %d, want %d", c.signals, got, c.want)
+		}
+		close(release)
+	}
+}
+
+func TestAnEndThatGoesWrongIsAnError(t *testing.T) {
+	r := &runner{signals: make(chan os.Signal)}
+	wrong := func(bool, func() error) error { return errors.New("file not written") }
+	if got := r.finish(&instance{log: slog.New(slog.DiscardHandler)}, wrong, false); got != 1 {
+		t.Errorf("exit code %d, want 1", got)
+	}
+}
+
+func TestListen(t *testing.T) {
+	for _, c := range []struct {
+		signal syscall.Signal
+		onExit string
+		drain  bool
+	}{
+		{syscall.SIGTERM, onExitLeave, false},
+		{syscall.SIGTERM, onExitDrain, true},
+		{syscall.SIGINT, onExitDrain, true},
+		{syscall.SIGUSR1, onExitLeave, true},
+	} {
+		signals := make(chan os.Signal, 1)
+		signals <- c.signal
+		r := &runner{signals: signals}
+		next, drain := r.listen(&instance{config: Config{OnExit: c.onExit}, log: slog.New(slog.DiscardHandler)})
+		if next != nil || drain != c.drain {
+			t.Errorf("%s with --on-exit %s: drain %v, want %v", c.signal, c.onExit, drain, c.drain)
+		}
+	}
+}
+
+// A status endpoint that fell back to INITIALIZING with each HUP would take a host out of rotation for nothing.
+func TestTheOldPassStandsUntilTheFirstNewOne(t *testing.T) {
+	loop, old := reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}), &reconcile.Pass{Passes: 7}
+	if got := (&instance{loop: loop, before: old}).pass(); got != old {
+		t.Errorf("before the first new pass: got %+v, want the old one", got)
+	}
+	if got := (&instance{loop: loop}).pass(); got != loop.Pass() {
+		t.Errorf("without an old pass: got %+v, want the loop's own", got)
+	}
+}
+
+func TestReserved(t *testing.T) {
+	for _, c := range []struct{ endpoint, callback, want string }{
+		{"127.0.0.1:9090", "", "map[9090/tcp:--status-endpoint]"},
+		{"", "http://me:5090/x", "map[5090/tcp:--marathon-callback]"},
+		{":1", "https://me", "map[1/tcp:--status-endpoint 443/tcp:--marathon-callback]"},
+		{"", "", "map[]"},
+	} {
+		if got := fmt.Sprint(Config{StatusEndpoint: c.endpoint, MarathonCallback: c.callback}.reserved()); got != c.want {
+			t.Errorf("endpoint %q, callback %q: got %s, want %s", c.endpoint, c.callback, got, c.want)
+		}
+	}
+}
+
+func TestLockFileNamesItsHolder(t *testing.T) {
+	dir := t.TempDir()
+	f, err := lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if text, err := os.ReadFile(filepath.Join(dir, "lock")); err != nil || string(text) != fmt.Sprintln(os.Getpid()) {
+		t.Errorf("got %q, %v, want our process", text, err)
+	}
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// The functions of this file read a value as it comes from the command line and the environment (text) or from YAML
+// (text, a number, true or false, or a list of those). Nobody else converts: the libraries' own conversions read
+// `refresh-interval: 60` as 60 nanoseconds and 3.9 as 3, and refuse `haproxy: yes`.
+
+// word reads a single value as text, without blanks around it.
+func word(raw any) (string, error) {
+	switch v := raw.(type) {
+	case string:
+		if strings.ContainsFunc(v, unicode.IsControl) {
+			return "", errors.New("has a line break or another control character")
+		}
+		return strings.TrimSpace(v), nil
+	case int, int64, uint64, float64, bool:
+		return fmt.Sprint(v), nil
+	}
+	return "", errors.New("want a single value")
+}
+
+// words reads a list: of YAML, or with commas.
+func words(raw any) ([]string, error) {
+	items, isList := raw.([]any)
+	if !isList {
+		items = []any{raw}
+	}
+	var out []string
+	for _, item := range items {
+		text, err := word(item)
+		if err != nil {
+			return nil, err
+		}
+		for part := range strings.SplitSeq(text, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				out = append(out, part)
+			}
+		}
+	}
+	return out, nil
+}
+
+// filled reads text that must not be empty.
+func filled(raw any) (string, error) {
+	text, err := word(raw)
+	if err == nil && text == "" {
+		err = errors.New("must not be empty")
+	}
+	return text, err
+}
+
+func yesNo(raw any) (bool, error) {
+	text, err := word(raw)
+	if err != nil {
+		return false, err
+	}
+	switch strings.ToLower(text) {
+	case "true", "1", "yes":
+		return true, nil
+	case "false", "0", "no":
+		return false, nil
+	}
+	return false, fmt.Errorf("%q: want true or false (or 1, 0, yes, no)", text)
+}
+
+// duration reads plain seconds, or a number with units.
+func duration(raw any) (time.Duration, error) {
+	text, err := word(raw)
+	if err != nil {
+		return 0, err
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		seconds, err := strconv.ParseFloat(text, 64)
+		if err != nil || math.Abs(seconds) > math.MaxInt64/float64(time.Second) || math.IsNaN(seconds) {
+			return 0, fmt.Errorf("%q: want seconds, such as 60, or a duration, such as 60s or 5m", text)
+		}
+		d = time.Duration(seconds * float64(time.Second))
+	}
+	if d <= 0 {
+		return 0, fmt.Errorf("%q: want more than 0", text)
+	}
+	return d, nil
+}
+
+// count reads a whole number of at least 1.
+func count(raw any) (int, error) {
+	text, err := word(raw)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("%q: want a whole number from 1", text)
+	}
+	return int(n), nil
+}
+
+// oneOf reads one of a few words.
+func oneOf[T ~string](choices ...T) func(any) (T, error) {
+	return func(raw any) (T, error) {
+		text, err := word(raw)
+		if err == nil && !slices.Contains(choices, T(text)) {
+			err = fmt.Errorf("%q: want one of %q", text, choices)
+		}
+		return T(text), err
+	}
+}
+
+// path reads the name of a file or directory. It becomes absolute, so that it means the same in every process.
+func path(raw any) (string, error) {
+	text, err := filled(raw)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(text)
+}
+
+// optionalPath is path, or nothing.
+func optionalPath(raw any) (string, error) {
+	if text, err := word(raw); err != nil || text == "" {
+		return "", err
+	}
+	return path(raw)
+}
+
+// maxSocketPath is what the kernel takes for the path of a Unix socket, without the byte that ends it.
+const maxSocketPath = 107
+
+// socketPath is path, as long as a Unix socket can have.
+func socketPath(raw any) (string, error) {
+	text, err := path(raw)
+	if err == nil && len(text) > maxSocketPath {
+		err = fmt.Errorf("%q: want at most %d bytes, the kernel's limit for a Unix socket", text, maxSocketPath)
+	}
+	return text, err
+}
+
+func address(raw any) (netip.Addr, error) {
+	text, err := word(raw)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil || addr.Zone() != "" {
+		return netip.Addr{}, fmt.Errorf("%q: want an IPv4 or IPv6 address", text)
+	}
+	return addr.Unmap(), nil
+}
+
+// endpoint reads host:port to listen on, or nothing. An empty host means all addresses.
+func endpoint(raw any) (string, error) {
+	text, err := word(raw)
+	if err != nil || text == "" {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return "", fmt.Errorf("%q: want host:port, such as 127.0.0.1:9090, or nothing for no endpoint", text)
+	}
+	if _, err := listenPort(port); err != nil {
+		return "", err
+	}
+	return text, nil
+}
+
+func listenPort(text string) (uint16, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, fmt.Errorf("port %q: want 1 to 65535", text)
+	}
+	return catalog.Port(n)
+}
+
+// webURL reads an http or https URL, or nothing. A slash at its end means nothing and goes. Errors never show what may
+// be a password.
+func webURL(raw any) (string, error) {
+	text, err := word(raw)
+	if err != nil || text == "" {
+		return "", err
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("no valid URL: %w", errors.Unwrap(err)) // url.Error itself repeats the whole text
+	case u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "":
+		return "", errors.New("want a URL such as http://host:8080")
+	case u.Port() != "":
+		if _, err := listenPort(u.Port()); err != nil {
+			return "", err
+		}
+	}
+	return strings.TrimRight(text, "/"), nil
+}
+
+func webURLs(raw any) ([]string, error) {
+	list, err := words(raw)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		if list[i], err = webURL(list[i]); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// etcdURL reads a registrator URL, or nothing.
+func etcdURL(raw any) (string, error) {
+	list, err := words(raw)
+	if err != nil || len(list) == 0 {
+		return "", err
+	}
+	text := strings.TrimRight(strings.Join(list, ","), "/")
+	scheme, rest, _ := strings.Cut(text, "://")
+	if rest == "" || !slices.Contains([]string{"etcd", "etcd2", "etcd3"}, scheme) {
+		return "", errors.New("want a URL such as etcd://host:4001/services")
+	}
+	return text, nil
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+
+	"github.com/meltwater/proxymatic/runtime/haproxy"
+	"github.com/meltwater/proxymatic/runtime/policy"
+	"github.com/meltwater/proxymatic/runtime/reconcile"
+	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/file"
+	"github.com/meltwater/proxymatic/sources/marathon"
+)
+
+// sources gives the configured sources.
+func (c Config) sources() ([]reconcile.Source, error) {
+	var all []reconcile.Source
+	if len(c.Marathon) > 0 {
+		source, err := marathon.New(marathon.Config{URLs: c.Marathon, RefreshInterval: c.RefreshInterval, GroupSize: c.GroupSize})
+		if err != nil {
+			return nil, fmt.Errorf("--marathon: %w", err)
+		}
+		all = append(all, source)
+	}
+	if c.ServicesFile != "" {
+		all = append(all, file.New(c.ServicesFile, file.DefaultInterval))
+	}
+	return all, nil
+}
+
+func (c Config) policy() policy.Policy {
+	return policy.Policy{ExposeHost: c.ExposeHost, Check: c.HAProxyCheck, Reserved: c.reserved(), Unserved: unserved()}
+}
+
+// reserved gives the ports that proxymatic itself listens on, and the flag that moves each.
+func (c Config) reserved() map[catalog.Key]string {
+	own := map[catalog.Key]string{}
+	if _, port, err := net.SplitHostPort(c.StatusEndpoint); err == nil {
+		reserve(own, port, "--status-endpoint")
+	}
+	if u, err := url.Parse(c.MarathonCallback); err == nil {
+		port := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+		reserve(own, cmp.Or(u.Port(), port), "--marathon-callback")
+	}
+	return own
+}
+
+func reserve(own map[catalog.Key]string, port, flag string) {
+	if n, err := listenPort(port); err == nil {
+		own[catalog.Key{Port: n, Proto: catalog.TCP}] = flag
+	}
+}
+
+// haproxy gives the HAProxy driver. The error names a template that cannot be used.
+func (c Config) haproxy() (*haproxy.Driver, error) {
+	driver, err := haproxy.New(haproxy.Config{
+		ConfigFile:     c.HAProxyConfig,
+		TemplateFile:   c.HAProxyTemplate,
+		Start:          c.HAProxyStart,
+		Reload:         c.HAProxyReload,
+		Socket:         c.HAProxySocket,
+		RunDir:         c.RunDir,
+		BindAddress:    c.BindAddress,
+		MaxConnections: c.MaxConnections,
+		Drain:          c.Drain,
+		ReleaseAfter:   c.ReleaseAfter,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--haproxy-template: %w", err)
+	}
+	return driver, nil
+}
+
+// logger gives the log of a run.
+func (c Config) logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: slog.LevelInfo}
+	if c.Verbose {
+		options.Level = slog.LevelDebug
+	}
+	if c.LogFormat == formatJSON {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
