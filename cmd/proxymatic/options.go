@@ -151,7 +151,7 @@ func options() []option {
 		{name: "bind-address", env: "BIND_ADDRESS", arg: "IP", def: "0.0.0.0",
 			help: "Address that services listen on",
 			set:  into(func(c *Config) *netip.Addr { return &c.BindAddress }, address)},
-		{name: "drain", env: "DRAIN", arg: "TIME", def: "30s",
+		{name: "drain", env: "DRAIN", arg: "TIME", def: "60s",
 			help: "How long connections may last when proxies are drained",
 			set:  into(func(c *Config) *time.Duration { return &c.Drain }, duration)},
 		{name: "release-after", env: "RELEASE_AFTER", arg: "TIME", def: "1h",

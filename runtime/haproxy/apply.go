@@ -33,6 +33,7 @@ type view struct {
 
 // Plan observes the proxy and tells what Apply would do now.
 func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
+	d.expireTaken()
 	v, err := d.view(ctx, tcpOnly(want))
 	if err != nil {
 		return catalog.Report{}, err
@@ -51,6 +52,7 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 
 // Apply makes HAProxy offer what is wanted: it observes, plans, acts, and reads back until nothing is left to do.
 func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
+	d.expireTaken()
 	want = tcpOnly(want)
 	var r catalog.Report
 	var errs []error
@@ -95,10 +97,6 @@ func (d *Driver) view(ctx context.Context, want []catalog.Service) (view, error)
 		if have, err = d.observe(ctx, nil); err != nil {
 			return view{}, err
 		}
-	}
-	if d.now().Sub(d.looked) > lookAgain {
-		clear(d.taken)
-		d.looked = d.now()
 	}
 	for {
 		v := view{keys: keys, have: have, want: d.untaken(want)}
@@ -239,6 +237,14 @@ func (d *Driver) quarantine(v view, found map[netip.AddrPort]string) error {
 		d.taken[key] = fmt.Sprintf("%s is taken by %s", a, who)
 	}
 	return nil
+}
+
+// expireTaken lets ports that were taken a while ago be looked at again.
+func (d *Driver) expireTaken() {
+	if d.now().Sub(d.looked) >= lookAgain {
+		clear(d.taken)
+		d.looked = d.now()
+	}
 }
 
 func (d *Driver) untaken(want []catalog.Service) []catalog.Service {

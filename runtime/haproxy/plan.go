@@ -20,7 +20,7 @@ type step struct {
 // the same text.
 type plan struct {
 	steps   []step
-	deletes []step        // servers in maintenance that can go when their last connection has; nothing waits for them
+	deletes []step        // servers in maintenance, by path, that can go when their last connection has; nothing waits for them
 	reloads []string      // why a new process must be built; empty when the socket suffices
 	start   bool          // there is no process
 	fresh   []catalog.Key // services that the running process cannot serve before the reload
@@ -160,7 +160,7 @@ func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *
 		if running[name].admin&adminMaint == 0 {
 			p.add(key, b, name, "remove server", "disable server "+path)
 		}
-		p.deletes = append(p.deletes, step{key: key, commands: []string{"del server " + path}})
+		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: []string{"del server " + path}})
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,40 +38,32 @@ const (
 // hostPorts are the ports of the network namespace that we live in.
 type hostPorts struct{}
 
-// tcpListen is the state of a listening socket in /proc/net/tcp (include/net/tcp_states.h of Linux).
-const tcpListen = 10
-
 func (hostPorts) look(addrs []netip.AddrPort, self int, connections bool) (map[netip.AddrPort]string, error) {
 	taken := map[netip.AddrPort]string{}
 	if len(addrs) == 0 {
 		return taken, nil
 	}
+	sockets, err := tcpSockets(listenStates, 0)
+	if err != nil {
+		return nil, err
+	}
 	wanted := map[uint16][]netip.AddrPort{}
 	for _, a := range addrs {
+		if connections {
+			more, err := tcpSockets(allStates, a.Port())
+			if err != nil {
+				return nil, err
+			}
+			sockets = append(sockets, more...)
+		}
 		wanted[a.Port()] = append(wanted[a.Port()], a)
 	}
-	fs, err := procfs.NewDefaultFS()
-	if err != nil {
-		return nil, fmt.Errorf("read /proc: %w", err)
-	}
-	v4, err := fs.NetTCP()
-	if err != nil {
-		return nil, fmt.Errorf("read the TCP sockets of this host: %w", err)
-	}
-	v6, err := fs.NetTCP6()
-	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
-		return nil, fmt.Errorf("read the TCP6 sockets of this host: %w", err)
-	}
-	for _, line := range append(v4, v6...) {
-		local, ok := netip.AddrFromSlice(line.LocalAddr)
-		if !ok {
-			continue
-		}
-		for _, a := range wanted[uint16(line.LocalPort)] {
-			if _, known := taken[a]; known || !overlap(a.Addr(), local) || (line.St != tcpListen && !connections) {
+	for _, s := range sockets {
+		for _, a := range wanted[s.local.Port()] {
+			if _, known := taken[a]; known || !overlap(a.Addr(), s.local.Addr()) {
 				continue
 			}
-			if who, foreign := holder(line.Inode, line.UID, line.St == tcpListen, self); foreign {
+			if who, foreign := holder(s, self); foreign {
 				taken[a] = who
 			}
 		}
@@ -88,26 +79,26 @@ func overlap(a, b netip.Addr) bool {
 
 // holder tells who has a socket, and whether that is anybody but HAProxy. A connection of an HAProxy (an old worker's, say)
 // does not stop another from binding; a listener of an HAProxy that is not ours does.
-func holder(inode, uid uint64, listens bool, self int) (string, bool) {
+func holder(s tcpSocket, self int) (string, bool) {
 	kind := "a connection"
-	if listens {
+	if s.listen {
 		kind = "a listener"
 	}
-	if inode == 0 {
+	if s.inode == 0 {
 		return "a connection that was closed less than a minute ago (TIME_WAIT)", true
 	}
-	pid, program := owner(inode)
+	pid, program := owner(s.inode)
 	switch {
 	case pid == 0:
-		return fmt.Sprintf("%s of user %d", kind, uid), true
-	case pid == self, program == "haproxy" && !listens:
+		return fmt.Sprintf("%s of user %d", kind, s.uid), true
+	case pid == self, program == "haproxy" && !s.listen:
 		return "", false
 	}
 	return fmt.Sprintf("%s of %s (pid %d)", kind, program, pid), true
 }
 
 // owner finds the process that has a socket; pid 0 when it cannot be seen.
-func owner(inode uint64) (pid int, program string) {
+func owner(inode uint32) (pid int, program string) {
 	target := fmt.Sprintf("socket:[%d]", inode)
 	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
 	if err != nil {

@@ -164,11 +164,11 @@ func cutOuter(text string) outer {
 	}
 }
 
-// condense drops blank lines and indentation, which change nothing for HAProxy.
+// condense drops blank lines, comments and indentation, which change nothing for HAProxy.
 func condense(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
 			b.WriteString(line + "\n")
 		}
 	}

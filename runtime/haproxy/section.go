@@ -39,7 +39,7 @@ func parseSection(key catalog.Key, name, text string, managed func(string) bool,
 	var structure strings.Builder
 	for line := range strings.Lines(text) {
 		words := strings.Fields(line)
-		if len(words) == 0 {
+		if len(words) == 0 || words[0][0] == '#' {
 			continue
 		}
 		if words[0] == "server" && len(words) > 1 && managed(words[1]) {

@@ -1,0 +1,256 @@
+package haproxy
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// blindPorts sees no thief, as if it came between the look and the reload.
+type blindPorts struct{}
+
+func (blindPorts) look([]netip.AddrPort, int, bool) (map[netip.AddrPort]string, error) {
+	return nil, nil
+}
+
+func (blindPorts) bind(netip.AddrPort, binding) (io.Closer, error) { return io.NopCloser(nil), nil }
+
+func TestRealFailedReloadPausesRemovedServicesAgain(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 3)
+	a := backend(t, "a")
+	both := []catalog.Service{service(p[0], a), service(p[1], a)}
+	h.apply(both)
+	h.apply(both[:1])
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p[2]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	waitLoad(h)
+	h.driver.ports = blindPorts{}
+	want := []catalog.Service{both[0], service(p[2], a)}
+	r, err := h.driver.Apply(t.Context(), want)
+	if err == nil {
+		t.Fatal("a reload with a taken port succeeded")
+	}
+	if len(r.Reloads) != 0 {
+		t.Errorf("a failed reload counts: %q", r.Reloads)
+	}
+	if got, err := ask(p[0]); got != "a" {
+		t.Errorf("after a failed reload the running service gives %q, %v", got, err)
+	}
+	if got, err := ask(p[1]); err == nil {
+		t.Errorf("after a failed reload a removed service gives %q", got)
+	}
+	if h.driver.rechecks == 0 {
+		t.Error("no further look soon after a failed reload, though HAProxy resumes its frontends late")
+	}
+	text, err := os.ReadFile(h.config.ConfigFile)
+	if err != nil || strings.Contains(string(text), fmt.Sprintf(":%d\n", p[2])) {
+		t.Errorf("the refused text is still in the file (or %v)", err)
+	}
+}
+
+func TestRealRefusedConfigurationLeavesTheOldOneServing(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 2)
+	a, b := backend(t, "a"), backend(t, "b")
+	h.apply([]catalog.Service{service(p[0], a)})
+	pid := h.driver.pid
+	h.config.TemplateFile = writeTemplate(t, "    no-such-keyword\n", "")
+	h.restart()
+	r, err := h.driver.Apply(t.Context(), []catalog.Service{service(p[0], b), service(p[1], a)})
+	if err == nil || !strings.Contains(err.Error(), "no-such-keyword") {
+		t.Errorf("error %v, want HAProxy's words about no-such-keyword", err)
+	}
+	if got, askErr := ask(p[0]); got != "b" || len(r.Reloads) != 0 || h.driver.pid != pid {
+		t.Errorf("service %q, %v, reloads %q: want the change of servers and no reload", got, askErr, r.Reloads)
+	}
+	h.config.TemplateFile = ""
+	h.restart()
+	want := []catalog.Service{service(p[0], b), service(p[1], a)}
+	if r := h.apply(want); len(r.Reloads) != 1 {
+		t.Errorf("reloads %q", r.Reloads)
+	}
+	h.mustBeSettled(want)
+}
+
+// writeTemplate gives a copy of a usual template with lines added to each service, and options to each server.
+func writeTemplate(t *testing.T, lines, options string) string {
+	t.Helper()
+	return writeText(t, `global
+    stats socket {{.Socket}} mode 600 level admin expose-fd listeners
+defaults
+    timeout connect 3s
+    timeout client 30s
+    timeout server 30s
+{{range .Services}}{{template "service" .}}{{end}}
+{{define "service"}}
+listen {{.Name}}
+    bind {{.Bind}}
+    mode {{.Mode}}
+`+lines+`{{range .Servers}}
+    {{.Line}}`+options+`{{end}}
+{{end}}
+`)
+}
+
+func writeText(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "haproxy.cfg.tpl")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const twoBackends = `global
+    stats socket {{.Socket}} mode 600 level admin expose-fd listeners
+defaults
+    timeout connect 3s
+    timeout client 30s
+    timeout server 30s
+{{range .Services}}{{template "service" .}}{{end}}
+{{define "service"}}
+# the service {{.Name}}
+frontend {{.Name}}-in
+    bind {{.Bind}}
+    use_backend {{.Name}}-internal if { src 127.0.0.0/8 }
+    default_backend {{.Name}}-external
+backend {{.Name}}-internal
+    {{range .Servers}}{{.Line}}
+    {{end}}
+    server sorry 127.0.0.1:9 backup
+backend {{.Name}}-external
+    {{range .Servers}}{{.Line}} send-proxy
+    {{end}}
+{{end}}
+`
+
+func TestRealTemplatesConvergeWithTheReloadsThatPlanPromised(t *testing.T) {
+	templates := map[string]struct {
+		path    string
+		reloads int // for the three changes of servers
+	}{
+		"two backends, send-proxy and a server of the template": {writeText(t, twoBackends), 0},
+		"default-server":               {writeTemplate(t, "    default-server inter 5s\n", ""), 3},
+		"balance source":               {writeTemplate(t, "    balance source\n", ""), 3},
+		"a word for each server":       {writeTemplate(t, "", " on-marked-down shutdown-sessions"), 0},
+		"text that counts the servers": {writeTemplate(t, "    # {{len .Servers}} servers\n    maxconn {{len .Servers}}0\n", ""), 1},
+	}
+	for name, template := range templates {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, func(c *Config) { c.TemplateFile = template.path })
+			p := freePorts(t, 1)[0]
+			a, b, c := backend(t, "a"), backend(t, "b"), backend(t, "c")
+			h.apply([]catalog.Service{service(p, a)})
+			heavy := service(p, b, c)
+			heavy.Servers[0].Weight, heavy.Servers[0].MaxConn = 1000, 7
+			reloads := 0
+			var want []catalog.Service
+			for _, want = range [][]catalog.Service{{service(p, a, b)}, {service(p, b, c)}, {heavy}} {
+				waitLoad(h)
+				planned, err := h.driver.Plan(t.Context(), want)
+				if err != nil {
+					t.Fatal(err)
+				}
+				h.driver.pace.notBefore = time.Time{}
+				done := h.apply(want)
+				reloads += len(done.Reloads)
+				if len(planned.Reloads) != len(done.Reloads) {
+					t.Errorf("plan promised %q, done %q", planned.Reloads, done.Reloads)
+				}
+				h.mustBeSettled(want)
+				if got, err := ask(p); err != nil || got == "" {
+					t.Errorf("answer %q, %v", got, err)
+				}
+			}
+			if reloads != template.reloads {
+				t.Errorf("%d reloads, want %d", reloads, template.reloads)
+			}
+			h.restart()
+			h.mustBeSettled(want)
+		})
+	}
+}
+
+func TestRealServerWithConnectionsIsDeletedLater(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 1)[0]
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts nobody: the connection stays in its queue
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	slow, quick := l.Addr().(*net.TCPAddr).AddrPort(), backend(t, "quick")
+	h.apply([]catalog.Service{service(p, slow)})
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	held, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	want := []catalog.Service{service(p, quick)}
+	h.apply(want)
+	if len(h.driver.leaving) != 1 {
+		t.Fatalf("leaving %v, want the server with a connection", h.driver.leaving)
+	}
+	fmt.Fprint(c, "ping")
+	buf := make([]byte, 4)
+	if _, err := io.ReadFull(held, buf); err != nil || string(buf) != "ping" {
+		t.Fatalf("the open connection carries %q, %v", buf, err)
+	}
+	h.driver.config.Drain = 0
+	for range 100 { // ends its sessions now, which HAProxy does a moment later
+		h.apply(want)
+		if len(h.driver.leaving) == 0 {
+			break
+		}
+	}
+	if len(h.driver.leaving) != 0 {
+		t.Fatalf("leaving %v after the drain time", h.driver.leaving)
+	}
+	h.mustBeSettled(want)
+}
+
+func TestRealFailedChecksAreCarriedOverAReload(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 3)
+	live := backend(t, "live")
+	s := service(p[0], live, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), p[2])) // nobody listens on p[2]
+	for i := range s.Servers {
+		s.Servers[i].Check = true
+	}
+	h.apply([]catalog.Service{s})
+	dead := fmt.Sprintf("127.0.0.1:%d:c", p[2])
+	up := func() bool {
+		have, err := h.driver.observe(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return have.servers[listenName(s)][dead].up
+	}
+	for up() { // HAProxy's first check comes by itself
+		time.Sleep(10 * time.Millisecond)
+	}
+	waitLoad(h)
+	if r := h.apply([]catalog.Service{s, service(p[1], live)}); len(r.Reloads) != 1 {
+		t.Fatalf("reloads %q", r.Reloads)
+	}
+	if up() {
+		t.Error("a server whose check had failed takes traffic after a reload")
+	}
+}
