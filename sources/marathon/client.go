@@ -1,0 +1,249 @@
+package marathon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// maxBody bounds an answer after unpacking. 10,000 tasks are about 8 MB.
+const maxBody = 256 << 20
+
+var errNotFound = errors.New("404 Not Found")
+
+// client asks the replicas of one Marathon.
+type client struct {
+	replicas  []replica
+	http      *http.Client
+	timeout   time.Duration // for one answer of one replica
+	maxBody   int64
+	preferred atomic.Int64 // the replica that answered last
+}
+
+// replica is one address of a Marathon. Its credentials are kept apart from its URL, so that no error can show them.
+type replica struct {
+	base           *url.URL // without user info and without a slash at the end
+	user, password string
+}
+
+func (r replica) String() string { return r.base.String() }
+
+// parseReplica checks a URL. Its errors show the URL without user name and password, and no cause from the parser,
+// which quotes what stands where a port should be: a piece of the password, when that has a slash in it.
+func parseReplica(raw string) (replica, error) {
+	raw = strings.TrimSpace(raw)
+	bad := func(reason string) (replica, error) {
+		return replica{}, fmt.Errorf("marathon URL %q: %s", withoutUser(raw), reason)
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return bad("it cannot be parsed; special characters in a password are written as %XX")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return bad("it should begin with http:// or https://")
+	case u.Hostname() == "":
+		return bad("it has no host")
+	case strings.Contains(u.Path+u.RawQuery+u.Fragment, "@"):
+		return bad("special characters in a password are written as %XX")
+	case u.RawQuery != "" || u.Fragment != "":
+		return bad("it should have no ? and no #")
+	}
+	r := replica{user: u.User.Username()}
+	r.password, _ = u.User.Password()
+	u.User = nil
+	r.base = u
+	r.base.Path = strings.TrimRight(r.base.Path, "/")
+	r.base.RawPath = strings.TrimRight(r.base.RawPath, "/")
+	return r, nil
+}
+
+// withoutUser cuts everything between the scheme and the last @.
+func withoutUser(raw string) string {
+	at := strings.LastIndex(raw, "@")
+	if at < 0 {
+		return raw
+	}
+	scheme, _, ok := strings.Cut(raw[:at], "://")
+	if !ok {
+		return raw[at+1:]
+	}
+	return scheme + "://" + raw[at+1:]
+}
+
+func newClient(replicas []replica, timeout time.Duration) *client {
+	transport := &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 10 * time.Second,
+		IdleConnTimeout:     20 * time.Second, // Marathon closes idle connections after 30 s
+		MaxIdleConnsPerHost: 8,
+	}
+	c := &client{replicas: replicas, timeout: timeout, maxBody: maxBody}
+	c.http = &http.Client{Transport: transport, CheckRedirect: c.redirect}
+	return c
+}
+
+// redirect follows a standby's way to its leader. Go drops the credentials on the way to another host and keeps them
+// for subdomains; here they go to the hosts that were configured, and never from https to http.
+func (c *client) redirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= 5 {
+		return errors.New("5 redirects in a row")
+	}
+	first := via[0]
+	req.Header.Del("Authorization")
+	req.Header.Del("Referer")
+	user, password, ok := first.BasicAuth()
+	if ok && c.knows(req.URL.Hostname()) && (first.URL.Scheme == "http" || req.URL.Scheme == "https") {
+		req.SetBasicAuth(user, password)
+	}
+	return nil
+}
+
+func (c *client) knows(host string) bool {
+	for _, r := range c.replicas {
+		if strings.EqualFold(r.base.Hostname(), host) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r replica) request(ctx context.Context, path, accept string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base.String()+path, nil)
+	if err != nil {
+		return nil, errors.New("the request has no valid URL")
+	}
+	req.Header.Set("Accept", accept)
+	req.Header.Set("User-Agent", "proxymatic")
+	if r.user != "" || r.password != "" {
+		req.SetBasicAuth(r.user, r.password)
+	}
+	return req, nil
+}
+
+// question is one GET that any replica may answer.
+type question struct {
+	path  string
+	first int                // the replica that is asked first
+	use   func([]byte) error // reads the body; an error makes the next replica be asked
+	// missing makes a 404 the answer, which is errNotFound, rather than a replica's failure.
+	missing bool
+}
+
+// ask puts the question to one replica after another until one gives a usable answer, and tells which one it was. The
+// error names every replica, in the order of the configuration.
+func (c *client) ask(ctx context.Context, q question) (int, error) {
+	n := len(c.replicas)
+	failures := make([]string, n)
+	for i := range n {
+		at := (q.first + i) % n
+		body, err := c.get(ctx, c.replicas[at], q.path, c.patience(ctx, n-i))
+		if err == nil {
+			err = q.use(body)
+		}
+		switch {
+		case err == nil:
+			return at, nil
+		case ctx.Err() != nil:
+			return 0, fmt.Errorf("%s: %w", c.replicas[at], ctx.Err())
+		case q.missing && errors.Is(err, errNotFound):
+			return at, errNotFound
+		}
+		failures[at] = fmt.Sprintf("%s: %s", c.replicas[at], reason(err))
+	}
+	return 0, errors.New(strings.Join(failures, "; "))
+}
+
+// patience is how long one replica may take, so that a silent one leaves time for the others before the caller's
+// deadline.
+func (c *client) patience(ctx context.Context, left int) time.Duration {
+	end, ok := ctx.Deadline()
+	if !ok || left == 1 {
+		return c.timeout
+	}
+	return min(c.timeout, time.Until(end)/time.Duration(left))
+}
+
+// get reads one answer of one replica. Compression is the transport's affair.
+func (c *client) get(ctx context.Context, r replica, path string, timeout time.Duration) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errors.New("no whole answer in time"))
+	defer cancel()
+	req, err := r.request(ctx, path, "application/json")
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, timeoutCause(ctx, err)
+	}
+	defer resp.Body.Close()
+	var body bytes.Buffer
+	if _, err := body.ReadFrom(io.LimitReader(resp.Body, c.maxBody+1)); err != nil {
+		return nil, timeoutCause(ctx, fmt.Errorf("read the answer: %w", err))
+	}
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
+		return nil, errNotFound
+	case resp.StatusCode != http.StatusOK:
+		return nil, statusError(resp.StatusCode, body.Bytes())
+	case int64(body.Len()) > c.maxBody:
+		return nil, fmt.Errorf("the answer has more than %d MB", c.maxBody>>20)
+	case len(bytes.TrimSpace(body.Bytes())) == 0:
+		// Marathon 0.8 says 200 with an empty body when a standby cannot reach its leader.
+		return nil, errors.New("the answer is empty")
+	}
+	return body.Bytes(), nil
+}
+
+// timeoutCause tells our own deadline from the caller's end.
+func timeoutCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return cause
+	}
+	return err
+}
+
+// statusError quotes Marathon's own {"message":"..."}.
+func statusError(status int, body []byte) error {
+	text := fmt.Sprintf("%d %s", status, http.StatusText(status))
+	var answer struct {
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(body, &answer) == nil && answer.Message != "" {
+		text += fmt.Sprintf(": %.200s", clean(answer.Message))
+	}
+	return errors.New(text)
+}
+
+// reason is an error's text without what differs from one attempt to the next, such as the port that the connection
+// had on this side: so one lasting trouble has one text.
+func reason(err error) string {
+	var dns *net.DNSError
+	var op *net.OpError
+	var request *url.Error
+	switch {
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return fmt.Sprintf("lookup %s: no such host", dns.Name)
+	case errors.As(err, &dns) && dns.IsTimeout:
+		return fmt.Sprintf("lookup %s: no answer in time", dns.Name)
+	case errors.As(err, &dns):
+		return fmt.Sprintf("lookup %s: the name server fails", dns.Name)
+	case errors.As(err, &op):
+		stable := *op
+		stable.Source = nil
+		return stable.Error()
+	case errors.As(err, &request):
+		return request.Err.Error()
+	default:
+		return err.Error()
+	}
+}

@@ -1,0 +1,174 @@
+package marathon
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+)
+
+// maxEvent bounds one event. Before 1.8 a deployment's event holds the whole group of apps twice: megabytes.
+const maxEvent = 64 << 20
+
+// eventsPath asks for the events that can change a route. Marathon filters from 1.3.7 on and leaves plans out from 1.6
+// on; older ones ignore the words.
+const eventsPath = "/v2/events?plan-format=light" +
+	"&event_type=status_update_event" +
+	"&event_type=health_status_changed_event" +
+	"&event_type=instance_health_changed_event" +
+	"&event_type=unhealthy_task_kill_event" +
+	"&event_type=unhealthy_instance_kill_event" +
+	"&event_type=api_post_event" +
+	"&event_type=app_terminated_event" +
+	"&event_type=add_health_check_event" +
+	"&event_type=remove_health_check_event" +
+	"&event_type=group_change_success" +
+	"&event_type=deployment_success" +
+	"&event_type=deployment_failed" +
+	"&event_type=event_stream_attached"
+
+// event is one event of the stream, as far as it is of use.
+type event struct {
+	Type   string `json:"eventType"`
+	Status string `json:"taskStatus"`
+}
+
+// matters reports whether an event can change a route. An event that could not be read may be anything.
+func (e event) matters() bool {
+	switch e.Type {
+	case "status_update_event":
+		return e.Status != "TASK_STAGING" && e.Status != "TASK_STARTING"
+	case "health_status_changed_event", "instance_health_changed_event",
+		"unhealthy_task_kill_event", "unhealthy_instance_kill_event",
+		"api_post_event", "app_terminated_event",
+		"add_health_check_event", "remove_health_check_event",
+		"group_change_success", "deployment_success", "deployment_failed", "":
+		return true
+	default:
+		return false
+	}
+}
+
+// readEvents reads a stream of server-sent events until it ends, and hands each event on. An event of more than limit
+// bytes is skipped but for its name.
+func readEvents(r io.Reader, limit int, on func(event)) error {
+	lines := lineReader{r: bufio.NewReaderSize(r, 32<<10), limit: limit}
+	var f frame
+	for {
+		line, err := lines.next()
+		if err != nil {
+			return err
+		}
+		if len(line) > 0 {
+			f.add(line, limit)
+			continue
+		}
+		for _, e := range f.events() {
+			on(e)
+		}
+		f = frame{data: f.data[:0]}
+		if cap(f.data) > 1<<20 { // one large event should not be held for ever
+			f.data, lines.line = nil, nil
+		}
+	}
+}
+
+// frame is the event that is being read: lines up to an empty one.
+type frame struct {
+	name string
+	data []byte
+	any  bool // there was a data line
+	full bool // there was more data than the limit: only the name is of use
+}
+
+func (f *frame) add(line []byte, limit int) {
+	field, value, _ := bytes.Cut(line, []byte(":"))
+	value = bytes.TrimPrefix(value, []byte(" "))
+	switch string(field) {
+	case "event":
+		f.name = string(value[:min(len(value), 100)])
+	case "data":
+		f.any = true
+		f.full = f.full || len(f.data)+len(line) >= limit
+		if !f.full {
+			f.data = append(append(f.data, value...), '\n')
+		}
+	}
+}
+
+// events decodes the data of a frame: one JSON object, or several, as old Marathons ran them together. The type comes
+// from the JSON, for 0.9 and 0.10 send no event line; that line stands in where the JSON has none.
+func (f *frame) events() []event {
+	if !f.any {
+		return nil
+	}
+	if f.full {
+		return []event{{Type: f.name}}
+	}
+	var out []event
+	decoder := json.NewDecoder(bytes.NewReader(f.data))
+	for {
+		var e event
+		err := decoder.Decode(&e)
+		if errors.Is(err, io.EOF) && len(out) > 0 {
+			return out
+		}
+		if e.Type == "" {
+			e.Type = f.name
+		}
+		out = append(out, e)
+		if err != nil {
+			return out
+		}
+	}
+}
+
+// lineReader gives lines that end in CR, LF or both, also when these two come in different packets: Marathon writes
+// its keep-alive so.
+type lineReader struct {
+	r       *bufio.Reader
+	limit   int
+	line    []byte
+	afterCR bool
+}
+
+// next gives the next line without its end, valid until the following call. What exceeds the limit is cut off.
+func (l *lineReader) next() ([]byte, error) {
+	l.line = l.line[:0]
+	for {
+		if _, err := l.r.Peek(1); err != nil {
+			return nil, err
+		}
+		chunk, err := l.r.Peek(l.r.Buffered())
+		if err != nil {
+			return nil, err
+		}
+		if l.afterCR && chunk[0] == '\n' {
+			l.afterCR = false
+			l.r.Discard(1) // cannot fail: it is buffered
+			continue
+		}
+		l.afterCR = false
+		end := bytes.IndexAny(chunk, "\r\n")
+		if end < 0 {
+			l.take(chunk)
+			l.r.Discard(len(chunk))
+			continue
+		}
+		l.take(chunk[:end])
+		l.afterCR = chunk[end] == '\r'
+		l.r.Discard(end + 1)
+		return l.line, nil
+	}
+}
+
+func (l *lineReader) take(chunk []byte) {
+	l.line = append(l.line, chunk[:min(len(chunk), max(0, l.limit-len(l.line)))]...)
+}
+
+// isEventStream goes by the content type, so that another server's page of 200 is a failure.
+func isEventStream(contentType string) bool {
+	return strings.HasPrefix(strings.ToLower(contentType), "text/event-stream")
+}

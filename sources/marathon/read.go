@@ -1,0 +1,135 @@
+package marathon
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// appsPath asks for everything at one moment. Marathon 0.8 reads the first embed only, so the tasks come first.
+const appsPath = "/v2/apps?embed=apps.tasks&embed=apps.deployments&embed=apps.readiness"
+
+// reader reads whole snapshots. Its caches belong to one goroutine.
+type reader struct {
+	client    *client
+	hosts     resolver
+	groupSize int
+	versions  map[versionKey]knownVersion
+	forgive   time.Duration // how long a version that was not found is not asked for again
+}
+
+// knownVersion is a version's definition, which never changes, or for a while that there is none.
+type knownVersion struct {
+	answer versionAnswer
+	until  time.Time // when to ask again; zero is never
+}
+
+// reading is a snapshot, and the replica that gave it.
+type reading struct {
+	snapshot catalog.Snapshot
+	replica  int
+}
+
+// read asks the replicas for everything, beginning with the first one given.
+func (r *reader) read(ctx context.Context, first int) (reading, error) {
+	var apps []app
+	var problems []catalog.Problem
+	at, err := r.client.ask(ctx, question{path: appsPath, first: first, use: func(body []byte) (err error) {
+		apps, problems, err = parseApps(body)
+		return err
+	}})
+	if err != nil {
+		return reading{}, err
+	}
+	r.client.preferred.Store(int64(at))
+	if err := r.readVersions(ctx, versionsNeeded(apps)); err != nil {
+		return reading{}, err
+	}
+	w := world{versions: make(map[versionKey]versionAnswer), hosts: r.hosts.resolve(ctx, hostsNeeded(apps)), groupSize: r.groupSize}
+	for key, known := range r.versions {
+		w.versions[key] = known.answer
+	}
+	if ctx.Err() != nil {
+		return reading{}, ctx.Err()
+	}
+	found, more := services(apps, w)
+	return reading{replica: at, snapshot: catalog.Snapshot{Source: sourceName, Priority: priority, Services: found,
+		Problems: sortProblems(append(problems, more...)), Succeeded: time.Now()}}, nil
+}
+
+// readVersions makes the cache hold what is needed and nothing else.
+func (r *reader) readVersions(ctx context.Context, needed []versionKey) error {
+	now := time.Now()
+	kept := make(map[versionKey]knownVersion, len(needed))
+	var unknown []versionKey
+	for _, key := range needed {
+		known, ok := r.versions[key]
+		if !ok || !known.until.IsZero() && now.After(known.until) {
+			unknown = append(unknown, key)
+			continue
+		}
+		kept[key] = known
+	}
+	var lock sync.Mutex
+	var errs []error
+	each(unknown, func(key versionKey) {
+		known, err := r.readVersion(ctx, key)
+		lock.Lock()
+		defer lock.Unlock()
+		if err != nil {
+			errs = append(errs, err)
+			return
+		}
+		kept[key] = known
+	})
+	r.versions = kept
+	if len(errs) > 0 {
+		return errs[0]
+	}
+	return nil
+}
+
+// readVersion gives a definition, or an answer with the reason why Marathon has none. An error means that no replica
+// could say.
+func (r *reader) readVersion(ctx context.Context, key versionKey) (knownVersion, error) {
+	missing := func(reason string) (knownVersion, error) {
+		return knownVersion{answer: versionAnswer{reason: reason}, until: time.Now().Add(r.forgive)}, nil
+	}
+	path, ok := versionPath(key)
+	if !ok {
+		return missing("its name cannot be asked for")
+	}
+	var known knownVersion
+	var malformed error
+	q := question{path: path, first: int(r.client.preferred.Load()), missing: true, use: func(body []byte) error {
+		known.answer.definition, malformed = parseDefinition(body)
+		return nil
+	}}
+	switch _, err := r.client.ask(ctx, q); {
+	case errors.Is(err, errNotFound):
+		return missing("Marathon no longer knows it")
+	case err != nil:
+		return knownVersion{}, err
+	case malformed != nil:
+		return missing(malformed.Error())
+	default:
+		return known, nil
+	}
+}
+
+// versionPath is where a version's definition is, unless one of the names would lead elsewhere.
+func versionPath(key versionKey) (string, bool) {
+	path := "/v2/apps"
+	for segment := range strings.SplitSeq(strings.Trim(key.app, "/")+"/versions/"+key.version, "/") {
+		if segment == "" || segment == "." || segment == ".." {
+			return "", false
+		}
+		path += "/" + url.PathEscape(segment)
+	}
+	return path, true
+}

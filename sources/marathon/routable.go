@@ -1,0 +1,321 @@
+package marathon
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// world is what routing needs to know beside the list of apps. It was asked for before, so that routing is pure.
+type world struct {
+	versions  map[versionKey]versionAnswer
+	hosts     map[string]hostAnswer
+	groupSize int // how many proxies share the connections of a server; at least 1
+}
+
+// versionKey names one version of an app.
+type versionKey struct{ app, version string }
+
+// versionAnswer is a version's definition, or why there is none.
+type versionAnswer struct {
+	definition definition
+	reason     string
+}
+
+// hostAnswer is an agent's address, or why there is none.
+type hostAnswer struct {
+	addr   netip.Addr
+	reason string
+}
+
+// offer is a service of one app, as one version of it wants it.
+type offer struct {
+	app     string
+	current bool // wanted by the app's current definition, not only by an older one whose tasks still run
+	service catalog.Service
+}
+
+// routed is what comes of one app alone.
+type routed struct {
+	offers   []offer
+	problems []catalog.Problem
+}
+
+// services routes every app and settles who gets which port. Both results are in canonical order.
+func services(apps []app, w world) ([]catalog.Service, []catalog.Problem) {
+	parts := make([]routed, 0, len(apps))
+	for _, a := range apps {
+		parts = append(parts, route(a, w))
+	}
+	return merge(parts)
+}
+
+// route gives the services of one app: those of its current definition, even without servers, and those of older
+// versions that still have tasks.
+func route(a app, w world) routed {
+	r := routed{problems: slices.Clone(a.bad)}
+	tasks := make(map[string][]task) // by version, that of the current configuration being ""
+	for _, t := range a.tasks {
+		switch {
+		case t.ID == "":
+			r.problems = append(r.problems, problem(a.ID, "a task without an id is left out"))
+		case !t.running():
+		case a.runs(t):
+			tasks[""] = append(tasks[""], t)
+		default:
+			tasks[t.Version] = append(tasks[t.Version], t)
+		}
+	}
+	r.add(a, a.definition, tasks[""], w, true)
+	delete(tasks, "")
+	for _, version := range slices.Sorted(maps.Keys(tasks)) {
+		answer, ok := w.versions[versionKey{a.ID, version}]
+		if !ok {
+			answer.reason = "it was not read"
+		}
+		if answer.reason != "" {
+			r.lose(tasks[version], fmt.Sprintf("the definition of its version %.40s has its ports, but %s", version, answer.reason))
+			continue
+		}
+		r.add(a, answer.definition, tasks[version], w, false)
+	}
+	return r
+}
+
+func (r *routed) lose(tasks []task, reason string) {
+	for _, t := range tasks {
+		r.problems = append(r.problems, problem(t.ID, "the task is left out: "+reason))
+	}
+}
+
+// add offers the endpoints of one definition with the servers of its tasks.
+func (r *routed) add(a app, d definition, tasks []task, w world, current bool) {
+	endpoints, reasons := d.endpoints(w.groupSize)
+	for _, reason := range reasons {
+		r.problems = append(r.problems, problem(a.ID, reason))
+	}
+	tasks = slices.DeleteFunc(tasks, func(t task) bool { return !a.ready(t) || !t.healthy(d) })
+	for _, e := range endpoints {
+		servers := r.servers(e, d, tasks, w)
+		if len(servers) == 0 && !current {
+			continue
+		}
+		for _, key := range e.keys {
+			r.offers = append(r.offers, offer{app: a.ID, current: current, service: e.service(key, a.ID, servers)})
+		}
+	}
+}
+
+func (e endpoint) service(key catalog.Key, id string, servers []catalog.Server) catalog.Service {
+	s := catalog.Service{Key: key, Name: serviceName(id), Source: sourceName, Mode: e.settings.mode,
+		Timeouts: e.settings.timeouts, Servers: slices.Clone(servers)}
+	if key.Proto == catalog.UDP {
+		s.Mode = catalog.ModeTCP
+	}
+	return s
+}
+
+func (r *routed) servers(e endpoint, d definition, tasks []task, w world) []catalog.Server {
+	var out []catalog.Server
+	for _, t := range tasks {
+		addr, reason := w.address(t, e)
+		if reason != "" {
+			r.problems = append(r.problems, problem(t.ID, fmt.Sprintf("port %d of the task is left out: %s", e.index, reason)))
+			continue
+		}
+		out = append(out, catalog.Server{Addr: addr, Weight: e.settings.weight, MaxConn: e.settings.maxConn,
+			Check: !d.checked(), OnHost: e.hostIndex >= 0})
+	}
+	return out
+}
+
+// merge puts the parts of all apps together. Of two apps with one key the lowest id has it, and a definition that is
+// current goes before one that is on its way out.
+func merge(parts []routed) ([]catalog.Service, []catalog.Problem) {
+	var offers []offer
+	var problems []catalog.Problem
+	for _, p := range parts {
+		offers = append(offers, p.offers...)
+		problems = append(problems, p.problems...)
+	}
+	slices.SortStableFunc(offers, func(a, b offer) int {
+		if a.current != b.current {
+			return cmp.Compare(rank(a), rank(b))
+		}
+		return cmp.Compare(a.app, b.app)
+	})
+	owners := make(map[catalog.Key]int, len(offers))
+	names := make([]string, 0, len(offers))
+	out := make([]catalog.Service, 0, len(offers))
+	for _, o := range offers {
+		i, taken := owners[o.service.Key]
+		switch {
+		case !taken:
+			owners[o.service.Key] = len(out)
+			out, names = append(out, o.service), append(names, o.app)
+		case names[i] == o.app:
+			out[i].Servers = append(out[i].Servers, o.service.Servers...)
+		default:
+			problems = append(problems, problem(o.app, fmt.Sprintf("%s is left out: app %s has that service port",
+				o.service.Key, clean(names[i]))))
+		}
+	}
+	catalog.Sort(out)
+	return out, sortProblems(problems)
+}
+
+func rank(o offer) int {
+	if o.current {
+		return 0
+	}
+	return 1
+}
+
+func sortProblems(problems []catalog.Problem) []catalog.Problem {
+	slices.SortFunc(problems, func(a, b catalog.Problem) int {
+		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Reason, b.Reason))
+	})
+	return slices.Compact(problems)
+}
+
+// runs reports whether a task runs the app's current configuration, so that the current definition has its ports.
+func (a app) runs(t task) bool {
+	if t.Version == "" || t.Version == a.Version {
+		return true
+	}
+	changed, err := time.Parse(time.RFC3339, a.VersionInfo.LastConfigChangeAt)
+	if err != nil {
+		return false
+	}
+	began, err := time.Parse(time.RFC3339, t.Version)
+	return err == nil && !began.Before(changed)
+}
+
+// running goes by the state alone where there is one: tasks that are being killed, unreachable or lost are out.
+func (t task) running() bool {
+	if t.State != "" {
+		return t.State == "TASK_RUNNING"
+	}
+	// Up to 1.1.1 a reservation without a task has neither version nor ports.
+	reserved := t.StartedAt == absent && t.Version == "" && len(t.Ports) == 0
+	return t.StartedAt != isNull && !reserved
+}
+
+// healthy wants a result of each health check that has one yet, and no dead one. A missing result is not a dead one,
+// but without any nobody knows whether the task ever answered.
+func (t task) healthy(d definition) bool {
+	if !d.checked() {
+		return true
+	}
+	alive := false
+	for _, r := range t.Results {
+		switch {
+		case r == nil || r.Alive == nil:
+		case !*r.Alive:
+			return false
+		default:
+			alive = true
+		}
+	}
+	return alive
+}
+
+func (d definition) checked() bool { return slices.Contains(d.HealthChecks, present) }
+
+// ready is false only when a readiness check says so; there are results only while a deployment starts tasks.
+func (a app) ready(t task) bool {
+	return !slices.ContainsFunc(a.Readiness, func(r readiness) bool {
+		return r.TaskID == t.ID && r.Ready != nil && !*r.Ready
+	})
+}
+
+// address is where a task serves an endpoint: on its agent when the endpoint has a host port, else in its container.
+func (w world) address(t task, e endpoint) (netip.AddrPort, string) {
+	number, answer := e.containerPort, t.containerAddress()
+	if e.hostIndex >= 0 {
+		if e.hostIndex >= len(t.Ports) {
+			return netip.AddrPort{}, fmt.Sprintf("the task has %d ports, this is the host port %d of its definition",
+				len(t.Ports), e.hostIndex+1)
+		}
+		number, answer = t.Ports[e.hostIndex], w.agent(t.Host)
+	}
+	port, err := catalog.Port(number)
+	if err != nil {
+		return netip.AddrPort{}, err.Error()
+	}
+	if answer.reason != "" {
+		return netip.AddrPort{}, answer.reason
+	}
+	return netip.AddrPortFrom(answer.addr, port), ""
+}
+
+func (w world) agent(host string) hostAnswer {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return usable(addr)
+	}
+	answer, ok := w.hosts[host]
+	switch {
+	case ok && answer.reason == "":
+		return usable(answer.addr)
+	case ok:
+		return answer
+	default:
+		return hostAnswer{reason: fmt.Sprintf("its host %.100q has no known address", host)}
+	}
+}
+
+// containerAddress is the first IPv4 address, else the first IPv6 one.
+func (t task) containerAddress() hostAnswer {
+	answer := hostAnswer{reason: "it has no host port, and the task has no address of its own yet"}
+	for _, a := range t.Addresses {
+		addr, err := netip.ParseAddr(a.IPAddress)
+		if err != nil {
+			continue
+		}
+		this := usable(addr)
+		if this.reason == "" && this.addr.Is4() {
+			return this
+		}
+		if this.reason == "" && answer.reason != "" {
+			answer = this
+		}
+	}
+	return answer
+}
+
+// usable refuses what no server can have.
+func usable(addr netip.Addr) hostAnswer {
+	addr = addr.Unmap()
+	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr.Zone() != "" {
+		return hostAnswer{reason: fmt.Sprintf("%.60s is no address of a server", addr)}
+	}
+	return hostAnswer{addr: addr}
+}
+
+// serviceName turns /product/system/service into service.system.product.
+func serviceName(id string) string {
+	parts := strings.FieldsFunc(id, func(r rune) bool { return r == '/' })
+	slices.Reverse(parts)
+	return clean(strings.Join(parts, "."))
+}
+
+// clean drops control characters from a string of others' making and cuts it at 256 bytes.
+func clean(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, s)
+	if len(s) > 256 {
+		s = strings.ToValidUTF8(s[:256], "")
+	}
+	return s
+}

@@ -1,0 +1,172 @@
+package marathon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// maxPause is the longest wait between two attempts.
+const maxPause = 15 * time.Second
+
+// pulse is what the stream's goroutine tells the source's: a mark that says "look again", and signs of life.
+type pulse struct {
+	wake    chan struct{} // holds one mark: further ones, while it waits to be taken, add nothing
+	heard   atomic.Int64  // when Marathon last gave a sign of life, in Unix nanoseconds
+	trouble atomic.Value  // a string: why there is no stream now, or empty
+}
+
+func newPulse() *pulse {
+	p := &pulse{wake: make(chan struct{}, 1)}
+	p.trouble.Store("")
+	return p
+}
+
+func (p *pulse) look() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *pulse) alive() { p.heard.Store(time.Now().UnixNano()) }
+
+func (p *pulse) lastHeard() time.Time {
+	if n := p.heard.Load(); n != 0 {
+		return time.Unix(0, n)
+	}
+	return time.Time{}
+}
+
+// follower keeps a subscription to the events of one replica after another.
+type follower struct {
+	client  *client
+	pulse   *pulse
+	silence time.Duration
+	settle  time.Duration
+	retry   time.Duration
+}
+
+var errSilent = errors.New("the stream fell silent")
+
+// run subscribes again whenever a stream ends, until ctx ends.
+func (f *follower) run(ctx context.Context) {
+	pause := backoff{first: f.retry}
+	for i := 0; ctx.Err() == nil; i++ {
+		began := time.Now()
+		r := f.client.replicas[i%len(f.client.replicas)]
+		err := f.follow(ctx, r)
+		f.pulse.trouble.Store(fmt.Sprintf("%s: %s", r, reason(err)))
+		if i == 0 {
+			f.pulse.look() // whoever waited for the first subscription waits no longer
+		}
+		// A replica that is not ready to lead says 200 and closes at once, so only a stream that lasted was a success.
+		// Behind a standby's proxy an idle one lasts 10 s.
+		if time.Since(began) >= 5*time.Second {
+			pause.reset()
+		}
+		sleep(ctx, pause.next())
+	}
+}
+
+// follow subscribes at one replica and marks what is heard until the stream ends, which is always an error.
+func (f *follower) follow(ctx context.Context, r replica) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	deadline := time.AfterFunc(f.silence, func() { cancel(fmt.Errorf("%w for %s", errSilent, f.silence)) })
+	defer deadline.Stop()
+	body, err := f.subscribe(ctx, r)
+	if err != nil {
+		return causeOf(ctx, err)
+	}
+	defer body.Close()
+	// The answer's head comes a moment before the subscription counts, and the first event says that it does. Old
+	// Marathons may send none, so a moment's wait stands in for it.
+	f.pulse.trouble.Store("")
+	first := time.AfterFunc(f.settle, f.pulse.look)
+	defer first.Stop()
+	heard := onRead{r: body, do: func() { deadline.Reset(f.silence); f.pulse.alive() }}
+	err = readEvents(heard, maxEvent, func(e event) {
+		if first.Stop() || e.matters() {
+			f.pulse.look()
+		}
+	})
+	return causeOf(ctx, err)
+}
+
+func (f *follower) subscribe(ctx context.Context, r replica) (io.ReadCloser, error) {
+	// Marathon compares Accept as a string and answers 405 to anything else.
+	req, err := r.request(ctx, eventsPath, "text/event-stream")
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	resp, err := f.client.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case resp.StatusCode != http.StatusOK:
+		err = statusError(resp.StatusCode, nil)
+	case !isEventStream(resp.Header.Get("Content-Type")):
+		err = fmt.Errorf("the answer is %.60q, no event stream", resp.Header.Get("Content-Type"))
+	}
+	if err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// causeOf prefers our own reason for an end to the one that the connection saw.
+func causeOf(ctx context.Context, err error) error {
+	switch cause := context.Cause(ctx); {
+	case cause != nil:
+		return cause
+	case errors.Is(err, io.EOF):
+		return errors.New("the stream was closed")
+	default:
+		return err
+	}
+}
+
+// onRead calls do whenever bytes come in.
+type onRead struct {
+	r  io.Reader
+	do func()
+}
+
+// Read reads on.
+func (o onRead) Read(p []byte) (int, error) {
+	n, err := o.r.Read(p)
+	if n > 0 {
+		o.do()
+	}
+	return n, err
+}
+
+// backoff gives pauses that double, each cut by up to a half at random so that many proxies do not ask in step.
+type backoff struct {
+	first, last time.Duration
+}
+
+func (b *backoff) reset() { b.last = 0 }
+
+func (b *backoff) next() time.Duration {
+	b.last = min(max(b.first, 2*b.last), max(maxPause, b.first))
+	return b.last - rand.N(b.last/2+1)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
