@@ -23,7 +23,9 @@ type commands struct {
 	startCommand, reloadCommand string
 	cli                         cli
 	socket                      string
-	runDir                      string
+	config, runDir              string
+	now                         func() time.Time
+	ended                       time.Time // when the last reload command had ended
 }
 
 // start runs the start command, and the reload command when HAProxy stays silent: some service managers believe that a
@@ -62,9 +64,29 @@ func (c *commands) answers(ctx context.Context) bool {
 	return false
 }
 
-func (c *commands) reload(ctx context.Context) error { return c.run(ctx, c.reloadCommand) }
+func (c *commands) reload(ctx context.Context) error {
+	defer func() { c.ended = c.now() }()
+	return c.run(ctx, c.reloadCommand)
+}
 
-func (c *commands) refused(context.Context) error { return nil }
+// refused finds out about a command that signals and cannot know what comes of it: HAProxy is asked about the file when no new
+// worker has come for a second, and given up after ten. The largest configurations load in two.
+func (c *commands) refused(ctx context.Context) error {
+	const askAfter, giveUpAfter = time.Second, 10 * time.Second
+	waited := c.now().Sub(c.ended)
+	if waited < askAfter {
+		return nil
+	}
+	if _, err := findHAProxy(); err == nil {
+		if err := checkConfig(ctx, c.config); err != nil {
+			return err
+		}
+	}
+	if waited > giveUpAfter {
+		return fmt.Errorf("no new worker came within %s of %q; a port that somebody took meanwhile has this effect too", giveUpAfter, c.reloadCommand)
+	}
+	return nil
+}
 
 func (c *commands) binder() (int, bool) {
 	cred, err := peer(c.socket)

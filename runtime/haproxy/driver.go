@@ -89,7 +89,8 @@ func New(config Config) (*Driver, error) {
 	if config.Start == Managed || config.Reload == Managed {
 		d.process = newManaged(config.ConfigFile, config.RunDir)
 	} else {
-		d.process = &commands{startCommand: config.Start, reloadCommand: config.Reload, cli: d.cli, socket: config.Socket, runDir: config.RunDir}
+		d.process = &commands{startCommand: config.Start, reloadCommand: config.Reload, cli: d.cli, socket: config.Socket,
+			config: config.ConfigFile, runDir: config.RunDir, now: time.Now}
 	}
 	return d, d.tryTemplate()
 }

@@ -3,6 +3,7 @@ package haproxy
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -118,17 +119,15 @@ func (h *host) mustBeSettled(want []catalog.Service) {
 	}
 }
 
-// freePorts gives ports that nobody uses just now.
+// freePorts gives ports that nobody uses just now, below the range from which the kernel gives ports to clients.
 func freePorts(t testing.TB, n int) []uint16 {
 	t.Helper()
 	var out []uint16
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for port := uint16(20000 + rand.IntN(8000)); len(out) < n; port++ {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			out = append(out, port)
 		}
-		defer l.Close()
-		out = append(out, uint16(l.Addr().(*net.TCPAddr).Port))
 	}
 	return out
 }

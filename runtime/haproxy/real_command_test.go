@@ -1,0 +1,120 @@
+package haproxy
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// daemonHost gives a host whose HAProxy is started and reloaded by commands, as prefix (another user, say) has it. The reload
+// signals the master, which hands the sockets over.
+func daemonHost(t *testing.T, prefix string, change func(*Config)) *host {
+	return newHost(t, func(c *Config) {
+		c.TemplateFile = writeTemplate(t, "", "")
+		pid := filepath.Join(c.RunDir, "haproxy.pid")
+		c.Start = fmt.Sprintf("%s haproxy -W -D -p %s -f %s", prefix, pid, c.ConfigFile)
+		c.Reload = fmt.Sprintf("kill -USR2 $(cat %s)", pid)
+		if change != nil {
+			change(c)
+		}
+	})
+}
+
+func TestRealCommandsStartAndReload(t *testing.T) {
+	h := daemonHost(t, "", nil)
+	p := freePorts(t, 2)
+	a := backend(t, "a")
+	h.apply([]catalog.Service{service(p[0], a)})
+	waitLoad(h)
+	want := []catalog.Service{service(p[0], a), service(p[1], a)}
+	if r := h.apply(want); len(r.Reloads) != 1 {
+		t.Fatalf("reloads %q", r.Reloads)
+	}
+	if got, err := ask(p[1]); got != "a" {
+		t.Fatalf("answer %q, %v", got, err)
+	}
+	h.mustBeSettled(want)
+}
+
+func TestRealCommandsThatFailAreNamed(t *testing.T) {
+	cases := map[string]struct{ start, reload, want string }{
+		"a start command that fails":           {"echo cannot reach the service manager; exit 3", "true", "cannot reach the service manager"},
+		"a start command that starts nothing":  {"true", "true", "does not answer"},
+		"a start command that does not exist":  {"/no/such/program", "true", "/no/such/program"},
+		"a silent start, a reload that starts": {"true", "", ""},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			h := daemonHost(t, "", func(config *Config) {
+				works := config.Start
+				config.Start, config.Reload = c.start, c.reload
+				if c.reload == "" {
+					config.Reload = works
+				}
+			})
+			_, err := h.driver.Apply(t.Context(), []catalog.Service{service(freePorts(t, 1)[0], backend(t, "a"))})
+			if c.want == "" && err != nil {
+				t.Errorf("error %v", err)
+			}
+			if c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("error %v, want %q in it", err, c.want)
+			}
+		})
+	}
+}
+
+func TestRealReloadCommandThatDoesNothingIsNoSuccess(t *testing.T) {
+	h := daemonHost(t, "", nil)
+	p := freePorts(t, 2)
+	a := backend(t, "a")
+	h.apply([]catalog.Service{service(p[0], a)})
+	h.driver.process.(*commands).reloadCommand = "exit 1"
+	waitLoad(h)
+	_, err := h.driver.Apply(t.Context(), []catalog.Service{service(p[0], a), service(p[1], a)})
+	if err == nil || !strings.Contains(err.Error(), "exit") {
+		t.Fatalf("error %v", err)
+	}
+	if got, err := ask(p[0]); got != "a" {
+		t.Fatalf("the running service: %q, %v", got, err)
+	}
+}
+
+func TestRealOtherUserBindsThePorts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can start HAProxy as another user")
+	}
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		t.Fatal(err)
+	}
+	h := daemonHost(t, "setpriv --reuid 65534 --regid 65534 --clear-groups", nil)
+	if err := os.Chmod(h.config.RunDir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	p := freePorts(t, 21)
+	a := backend(t, "a")
+	h.apply([]catalog.Service{service(p[0], a)})
+	if uid, known := h.driver.process.binder(); !known || uid != 65534 {
+		t.Fatalf("HAProxy binds as user %d, %v", uid, known)
+	}
+	load := startLoad(t, p[0])
+	var want []catalog.Service
+	for _, port := range p {
+		want = append(want, service(port, a))
+	}
+	catalog.Sort(want)
+	waitLoad(h)
+	h.apply(want)
+	if n, failed := load(); failed > 0 || n == 0 {
+		t.Errorf("%d of %d requests to the running service failed", failed, n)
+	}
+	for _, port := range p[1:] {
+		if got, err := ask(port); got != "a" {
+			t.Errorf("service %d: %q, %v", port, got, err)
+		}
+	}
+}
