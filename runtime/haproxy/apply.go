@@ -34,7 +34,7 @@ type view struct {
 // Plan observes the proxy and tells what Apply would do now.
 func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
-	v, err := d.view(ctx, tcpOnly(want))
+	v, err := d.view(ctx, d.offered(want))
 	if err != nil {
 		return catalog.Report{}, err
 	}
@@ -43,8 +43,7 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 		r.Changes = append(r.Changes, s.change)
 	}
 	if len(v.plan.reloads) > 0 {
-		r.Changes = append(r.Changes, v.loadChanges()...)
-		r.Reloads = v.plan.reloads
+		v.reportLoad(&r)
 	}
 	d.describe(v, &r)
 	return r, nil
@@ -53,7 +52,7 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 // Apply makes HAProxy offer what is wanted: it observes, plans, acts, and reads back until nothing is left to do.
 func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
-	want = tcpOnly(want)
+	want = d.offered(want)
 	var r catalog.Report
 	var errs []error
 	for tries := 1; ; tries++ {
@@ -85,18 +84,22 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 	}
 }
 
-// view observes what has changed and plans.
+// view observes what has changed and plans. Everything is observed when the process is another one, and before a load, which
+// concerns all services.
 func (d *Driver) view(ctx context.Context, want []catalog.Service) (view, error) {
 	keys := d.touched(want)
+	v, err := d.viewOf(ctx, want, keys)
+	if err == nil && keys != nil && v.have.alive && (v.have.pid != d.pid || len(v.plan.reloads) > 0) {
+		return d.viewOf(ctx, want, nil)
+	}
+	return v, err
+}
+
+// viewOf observes the services with the given keys, nil for all, and plans. A service whose port somebody has is left out.
+func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []catalog.Key) (view, error) {
 	have, err := d.observe(ctx, keys)
 	if err != nil {
 		return view{}, err
-	}
-	if have.alive && have.pid != d.pid && keys != nil {
-		keys = nil
-		if have, err = d.observe(ctx, nil); err != nil {
-			return view{}, err
-		}
 	}
 	for {
 		v := view{keys: keys, have: have, want: d.untaken(want)}
@@ -324,17 +327,18 @@ func firstRefusal(answers []string) string {
 	return ""
 }
 
-// loadChanges tells what a load brings.
-func (v view) loadChanges() []catalog.Change {
-	var out []catalog.Change
+// reportLoad tells what a load brings. A start is no reload: there was nothing to hand over.
+func (v view) reportLoad(r *catalog.Report) {
 	for _, key := range v.plan.fresh {
 		if s := v.layout.sections[key]; s != nil {
-			out = append(out, catalog.Change{Service: title(s.name, key), Action: "load service", Detail: strconv.Itoa(len(s.managedNames())) + " servers"})
+			r.Changes = append(r.Changes, catalog.Change{Service: title(s.name, key), Action: "load service",
+				Detail: strconv.Itoa(len(s.managedNames())) + " servers"})
 		}
 	}
-	action := "reload"
 	if v.plan.start {
-		action = "start HAProxy"
+		r.Changes = append(r.Changes, catalog.Change{Action: "start HAProxy", Detail: v.plan.reloads[0]})
+		return
 	}
-	return append(out, catalog.Change{Action: action, Detail: v.plan.reloads[0]})
+	r.Changes = append(r.Changes, catalog.Change{Action: "reload", Detail: v.plan.reloads[0]})
+	r.Reloads = append(r.Reloads, v.plan.reloads...)
 }

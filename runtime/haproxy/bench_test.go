@@ -86,7 +86,7 @@ func BenchmarkSplice1000(b *testing.B) {
 func BenchmarkUnchangedLayout5000(b *testing.B) {
 	want := fleet(5000)
 	d := newTestDriver(b)
-	st := structure{Services: map[string]builtService{}}
+	st := structure{Services: map[catalog.Key]builtService{}}
 	for b.Loop() {
 		if _, err := d.layout(want, st); err != nil {
 			b.Fatal(err)

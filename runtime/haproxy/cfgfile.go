@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -107,8 +106,8 @@ func cutPieces(file string) ([]piece, error) {
 			return append(out, piece{text: file}), nil
 		}
 		word, _, _ := strings.Cut(file[begin+len(beginMark):], "\n")
-		key, err := parseKey(strings.TrimSpace(word))
-		if err != nil {
+		var key catalog.Key
+		if err := key.UnmarshalText([]byte(strings.TrimSpace(word))); err != nil {
 			return nil, err
 		}
 		end := findMark(file[begin:], endMark+"\n")
@@ -133,15 +132,6 @@ func findMark(text, mark string) int {
 		return i + 1
 	}
 	return -1
-}
-
-func parseKey(text string) (catalog.Key, error) {
-	port, proto, _ := strings.Cut(text, "/")
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || proto != string(catalog.TCP) {
-		return catalog.Key{}, fmt.Errorf("mark %q: want a port and /tcp", text)
-	}
-	return catalog.Key{Port: uint16(n), Proto: catalog.TCP}, nil
 }
 
 // splice gives the file with the wanted sections: server lines replaced, sections of removed services dropped, sections

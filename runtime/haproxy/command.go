@@ -15,7 +15,7 @@ import (
 // commandTimeout bounds a start or reload command. A command that hangs must not end all updates.
 const commandTimeout = 60 * time.Second
 
-// answerTimeout is how long a start command may have ended before HAProxy answers.
+// answerTimeout is how long HAProxy may stay silent after a start command.
 const answerTimeout = 5 * time.Second
 
 // commands lets the host's own service manage HAProxy, through the shell commands that the user gave.
@@ -24,6 +24,7 @@ type commands struct {
 	cli                         cli
 	socket                      string
 	config, runDir              string
+	patience                    time.Duration // answerTimeout
 	now                         func() time.Time
 	ended                       time.Time // when the last reload command had ended
 }
@@ -50,7 +51,7 @@ func (c *commands) start(ctx context.Context) error {
 
 // answers waits for HAProxy's first answer.
 func (c *commands) answers(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	for ctx.Err() == nil {
 		if _, err := c.cli.do(ctx, []string{"show info"}); err == nil {

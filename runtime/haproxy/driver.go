@@ -71,8 +71,14 @@ type leaving struct {
 	since time.Time
 }
 
+// maxSocketPath is HAProxy's limit: it binds a temporary name first, and renames it.
+const maxSocketPath = 97
+
 // New prepares a driver. Errors are about the template: they name the file and the line.
 func New(config Config) (*Driver, error) {
+	if len(config.Socket) > maxSocketPath {
+		return nil, fmt.Errorf("stats socket %s: the path is longer than the %d bytes that HAProxy takes", config.Socket, maxSocketPath)
+	}
 	t, err := templates.ParseHAProxy(config.TemplateFile)
 	if err != nil {
 		return nil, err
@@ -90,7 +96,7 @@ func New(config Config) (*Driver, error) {
 		d.process = newManaged(config.ConfigFile, config.RunDir)
 	} else {
 		d.process = &commands{startCommand: config.Start, reloadCommand: config.Reload, cli: d.cli, socket: config.Socket,
-			config: config.ConfigFile, runDir: config.RunDir, now: time.Now}
+			config: config.ConfigFile, runDir: config.RunDir, patience: answerTimeout, now: time.Now}
 	}
 	return d, d.tryTemplate()
 }
@@ -103,7 +109,7 @@ func (d *Driver) Resync() { d.resync.Store(true) }
 
 // Render gives the haproxy.cfg that a load of these services would write.
 func (d *Driver) Render(_ context.Context, want []catalog.Service) ([]byte, error) {
-	l, err := d.layout(tcpOnly(want), structure{})
+	l, err := d.layout(d.offered(want), structure{})
 	if err != nil {
 		return nil, err
 	}
@@ -207,11 +213,12 @@ func Version(ctx context.Context) string {
 	return first
 }
 
-// tcpOnly gives the services that are HAProxy's.
-func tcpOnly(want []catalog.Service) []catalog.Service {
+// offered gives the services that HAProxy should listen for: those of TCP that have servers. One without is treated like a
+// removed one, whose clients are refused; unless the template has servers of its own for that case.
+func (d *Driver) offered(want []catalog.Service) []catalog.Service {
 	out := make([]catalog.Service, 0, len(want))
 	for _, s := range want {
-		if s.Proto == catalog.TCP {
+		if s.Proto == catalog.TCP && (len(s.Servers) > 0 || d.render.servesEmpty) {
 			out = append(out, s)
 		}
 	}

@@ -29,11 +29,12 @@ func (d *Driver) layout(want []catalog.Service, built structure) (layout, error)
 	names := make([]string, len(want))
 	checked := 0
 	for i, s := range want {
-		names[i] = listenName(s)
 		if b, ok := built.service(s.Key); ok {
 			names[i] = b.Name
+		} else {
+			names[i] = listenName(s)
 		}
-		heads[i] = d.render.head(s, names[i])
+		heads[i] = d.render.headOf(s, names[i])
 		for _, v := range s.Servers {
 			if v.Check {
 				checked++

@@ -94,8 +94,7 @@ func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 	}
 	d.pace.succeeded(d.now(), v.plan.start)
 	d.verified, d.last = nil, l.sections
-	r.Changes = append(r.Changes, v.loadChanges()...)
-	r.Reloads = append(r.Reloads, v.plan.reloads...)
+	v.reportLoad(r)
 	return nil
 }
 
@@ -103,7 +102,6 @@ func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 // what the old process, or a start by somebody else, needs.
 func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure) error {
 	text := l.text()
-	down := d.failedChecks(ctx, v)
 	if err := d.store.save(st); err != nil {
 		return err
 	}
@@ -120,7 +118,7 @@ func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure) e
 		}
 		return err
 	}
-	return d.carryDown(ctx, l, down)
+	return d.carryDown(ctx, l, failedChecks(v.have))
 }
 
 func (d *Driver) exchangeProcess(ctx context.Context, v view, hash string) error {
@@ -181,23 +179,9 @@ func (d *Driver) explain(ctx context.Context, text []byte) error {
 }
 
 // failedChecks gives the servers that HAProxy's own checks hold for dead. A new process holds all for alive at first.
-func (d *Driver) failedChecks(ctx context.Context, v view) map[catalog.Key]map[string]bool {
-	have := v.have
-	if !have.alive || !have.known {
-		return nil
-	}
-	if v.keys != nil {
-		var err error
-		if have, err = d.observe(ctx, nil); err != nil {
-			return nil // the checks will find out again
-		}
-	}
+func failedChecks(have observed) map[catalog.Key]map[string]bool {
 	out := map[catalog.Key]map[string]bool{}
-	for text, b := range have.built.Services {
-		key, err := parseKey(text)
-		if err != nil {
-			continue
-		}
+	for key, b := range have.built.Services {
 		for _, p := range b.Proxies {
 			for name, s := range have.servers[p.Name] {
 				if !s.up && s.admin == 0 {

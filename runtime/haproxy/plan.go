@@ -80,10 +80,8 @@ func keysOr(keys []catalog.Key, want map[catalog.Key]*section, have observed) []
 	for key := range want {
 		all[key] = true
 	}
-	for text := range have.built.Services {
-		if key, err := parseKey(text); err == nil {
-			all[key] = true
-		}
+	for key := range have.built.Services {
+		all[key] = true
 	}
 	return slices.SortedFunc(maps.Keys(all), catalog.Key.Compare)
 }
@@ -104,17 +102,16 @@ func (p *plan) service(key catalog.Key, want *section, have observed) {
 			return
 		}
 	}
-	open := want != nil && want.hasServers()
-	if !open {
-		p.fronts(key, b, have, open)
+	if want == nil {
+		p.fronts(key, b, have, false)
 	}
 	for _, proxy := range b.Proxies {
 		if proxy.Back && (want == nil || want.has(proxy.Name)) {
 			p.backend(key, b, proxy, want, have)
 		}
 	}
-	if open {
-		p.fronts(key, b, have, open)
+	if want != nil {
+		p.fronts(key, b, have, true)
 	}
 }
 

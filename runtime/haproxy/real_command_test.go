@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
@@ -57,6 +58,7 @@ func TestRealCommandsThatFailAreNamed(t *testing.T) {
 					config.Reload = works
 				}
 			})
+			h.driver.process.(*commands).patience = 500 * time.Millisecond
 			_, err := h.driver.Apply(t.Context(), []catalog.Service{service(freePorts(t, 1)[0], backend(t, "a"))})
 			if c.want == "" && err != nil {
 				t.Errorf("error %v", err)

@@ -23,6 +23,8 @@ type renderer struct {
 	bind    netip.Addr
 	maxConn int // of each service
 
+	servesEmpty bool // the template has servers of its own, so that a service without tasks should be listened for
+
 	lines    lineParser
 	buffer   bytes.Buffer
 	sections map[catalog.Key]remembered
@@ -33,6 +35,7 @@ type renderer struct {
 // remembered is a section and what it was rendered from.
 type remembered struct {
 	service catalog.Service
+	head    templates.HAProxyService
 	static  string
 	section *section
 }
@@ -57,14 +60,29 @@ func newRenderer(t *template.Template, global templates.HAProxy, bind netip.Addr
 	if _, err := marked.New("service").Parse(sectionMark + "{{.Port}}" + sectionMark + "\n"); err != nil {
 		return nil, err
 	}
-	return &renderer{section: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
-		sections: map[catalog.Key]remembered{}}, nil
+	r := &renderer{section: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
+		sections: map[catalog.Key]remembered{}}
+	empty, err := r.render(catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}, "empty", "")
+	if err != nil {
+		return nil, err
+	}
+	r.servesEmpty = empty.hasServers()
+	return r, nil
 }
 
 // head gives a service's data outside of its section.
 func (r *renderer) head(s catalog.Service, name string) templates.HAProxyService {
 	return templates.HAProxyService{Name: name, Port: s.Port, Bind: netip.AddrPortFrom(r.bind, s.Port).String(), Mode: string(s.Mode),
 		Source: s.Source, MaxConn: r.maxConn, TimeoutClient: seconds(s.Timeouts.Client), TimeoutServer: seconds(s.Timeouts.Server)}
+}
+
+// headOf gives the same, from memory where it can.
+func (r *renderer) headOf(s catalog.Service, name string) templates.HAProxyService {
+	if was, ok := r.sections[s.Key]; ok && was.head.Name == name && was.service.Mode == s.Mode && was.service.Source == s.Source &&
+		was.service.Timeouts == s.Timeouts {
+		return was.head
+	}
+	return r.head(s, name)
 }
 
 // seconds writes a duration as HAProxy reads it; "" for none.
@@ -87,8 +105,9 @@ func (r *renderer) render(s catalog.Service, name, static string) (*section, err
 		names[n] = true
 		servers[i] = templateServer(n, v)
 	}
+	head := r.headOf(s, name)
 	r.buffer.Reset()
-	if err := r.section.Execute(&r.buffer, r.head(s, name).Section(servers)); err != nil {
+	if err := r.section.Execute(&r.buffer, head.Section(servers)); err != nil {
 		return nil, fmt.Errorf("render service %s: %w", s.Key, err)
 	}
 	text := strings.Trim(r.buffer.String(), "\n") + "\n"
@@ -99,7 +118,7 @@ func (r *renderer) render(s catalog.Service, name, static string) (*section, err
 	if static != "" && sec.static == "" {
 		sec.static, sec.hash = static, hashText(static+text)
 	}
-	r.sections[s.Key] = remembered{s, static, sec}
+	r.sections[s.Key] = remembered{s, head, static, sec}
 	return sec, nil
 }
 

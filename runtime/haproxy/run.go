@@ -21,6 +21,7 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 	flush, alarm := time.NewTimer(0), time.NewTimer(0)
 	flush.Stop()
 	alarm.Stop()
+	due := false // whether flush is set
 	for {
 		select {
 		case <-ctx.Done():
@@ -29,9 +30,12 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 			unwatch()
 			unwatch = watch(ctx, &group, pid, wake)
 		case <-d.file.changed:
-			flush.Reset(flushDelay)
+			if !due { // changes that go on must not put it off
+				due = true
+				flush.Reset(flushDelay)
+			}
 		case <-flush.C:
-			d.flush(flush, wake)
+			due = d.flush(flush, wake)
 		case t := <-d.alarm:
 			alarm.Reset(t)
 		case <-alarm.C:
@@ -51,19 +55,20 @@ func watch(ctx context.Context, group *sync.WaitGroup, pid int, wake func()) con
 	return cancel
 }
 
-// flush writes the file. Its failure, and the end of it, are told by the next pass.
-func (d *Driver) flush(again *time.Timer, wake func()) {
+// flush writes the file and reports whether it must be tried again. Its failure, and the end of it, are told by the next pass.
+func (d *Driver) flush(again *time.Timer, wake func()) bool {
 	err := d.file.flush()
 	if err != nil {
 		again.Reset(flushRetry)
 		if d.fileErr.Swap(&err) == nil {
 			wake()
 		}
-		return
+		return true
 	}
 	if d.fileErr.Swap(nil) != nil {
 		wake()
 	}
+	return false
 }
 
 // Close ends HAProxy's part when proxymatic exits: with drain, the services' ports close and HAProxy ends when their

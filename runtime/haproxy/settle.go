@@ -20,7 +20,13 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 		d.Resync()
 		d.describe(v, &r)
 		d.wakeIn(d.next(v))
-		return r, errors.Join(append(errs, d.pace.failure(v))...)
+		if err := d.pace.failure(v); err != nil && len(errs) == 0 {
+			errs = append(errs, err)
+		}
+		if len(errs) == 0 {
+			errs = append(errs, fmt.Errorf("HAProxy ended soon after it was started; it is started again at %s", d.pace.notBefore.Format(time.TimeOnly)))
+		}
+		return r, errors.Join(errs...)
 	}
 	waiting := map[catalog.Key]bool{} // not as wanted yet
 	for _, key := range v.plan.fresh {
@@ -70,8 +76,9 @@ func (d *Driver) remember(v view, waiting map[catalog.Key]bool) {
 	for _, key := range v.keys {
 		looked[key] = true
 		delete(d.verified, key)
-		delete(d.gone, key)
-		if b, ok := v.have.built.service(key); ok && v.layout.sections[key] == nil && v.have.runs(b) {
+		if b, ok := v.have.built.service(key); !ok || v.layout.sections[key] != nil || !v.have.runs(b) {
+			delete(d.gone, key)
+		} else if _, known := d.gone[key]; !known {
 			d.gone[key] = d.now()
 		}
 	}
@@ -86,9 +93,8 @@ func (d *Driver) remember(v view, waiting map[catalog.Key]bool) {
 // stillGone gives the running services that are not wanted, since when.
 func (d *Driver) stillGone(v view) map[catalog.Key]time.Time {
 	out := map[catalog.Key]time.Time{}
-	for text, b := range v.have.built.Services {
-		key, err := parseKey(text)
-		if err != nil || v.layout.sections[key] != nil || !v.have.runs(b) {
+	for key, b := range v.have.built.Services {
+		if v.layout.sections[key] != nil || !v.have.runs(b) {
 			continue
 		}
 		since, ok := d.gone[key]
@@ -120,6 +126,8 @@ func (d *Driver) deleteServers(ctx context.Context, v view) error {
 		}
 		answers, err := d.cli.do(ctx, commands)
 		if err != nil {
+			d.leaving = before
+			d.Resync()
 			return fmt.Errorf("delete servers: %w", err)
 		}
 		for i, command := range commands {

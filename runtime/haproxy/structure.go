@@ -11,10 +11,10 @@ import (
 // directory before each reload under its hash, which the running process shows in `show info`: the file haproxy.cfg
 // cannot tell, since a crash between writing it and reloading leaves the two apart.
 type structure struct {
-	Hash     string                  `json:"hash"`
-	Outer    string                  `json:"outer"`           // hash of the text outside of the services' sections
-	Binds    []netip.AddrPort        `json:"binds,omitempty"` // the addresses that the outer text listens on
-	Services map[string]builtService `json:"services"`        // by key, such as "8300/tcp"
+	Hash     string                       `json:"hash"`
+	Outer    string                       `json:"outer"`           // hash of the text outside of the services' sections
+	Binds    []netip.AddrPort             `json:"binds,omitempty"` // the addresses that the outer text listens on
+	Services map[catalog.Key]builtService `json:"services"`        // in JSON by text, such as "8300/tcp"
 }
 
 // builtService is one service's section in a structure.
@@ -35,13 +35,13 @@ type builtProxy struct {
 
 // newStructure gives the structure of a rendered configuration.
 func newStructure(o outer, sections map[catalog.Key]*section) structure {
-	st := structure{Outer: o.hash, Binds: o.binds, Services: make(map[string]builtService, len(sections))}
+	st := structure{Outer: o.hash, Binds: o.binds, Services: make(map[catalog.Key]builtService, len(sections))}
 	for key, s := range sections {
 		b := builtService{Name: s.name, Hash: s.hash, Binds: s.binds}
 		for _, p := range s.proxies {
 			b.Proxies = append(b.Proxies, builtProxy{Name: p.name, Front: p.front, Back: p.back, Fixed: p.fixed})
 		}
-		st.Services[key.String()] = b
+		st.Services[key] = b
 	}
 	text, _ := json.Marshal(st) // strings, numbers and addresses always marshal; map keys come sorted
 	st.Hash = hashText(string(text))
@@ -50,6 +50,6 @@ func newStructure(o outer, sections map[catalog.Key]*section) structure {
 
 // service finds a service's section.
 func (st structure) service(key catalog.Key) (builtService, bool) {
-	b, ok := st.Services[key.String()]
+	b, ok := st.Services[key]
 	return b, ok
 }

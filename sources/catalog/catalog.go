@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -30,6 +31,25 @@ type Key struct {
 
 // String gives the key as people write it, such as "8300/tcp".
 func (k Key) String() string { return fmt.Sprintf("%d/%s", k.Port, k.Proto) }
+
+// MarshalText gives the key as String does, so that it can be a key in JSON.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads what MarshalText gives.
+func (k *Key) UnmarshalText(text []byte) error {
+	digits, proto, _ := strings.Cut(string(text), "/")
+	n, err := strconv.Atoi(digits)
+	if err != nil {
+		return fmt.Errorf("key %q: want a port and its transport, such as 8300/tcp", text)
+	}
+	if k.Port, err = Port(n); err != nil {
+		return fmt.Errorf("key %q: %w", text, err)
+	}
+	if k.Proto = Proto(proto); k.Proto != TCP && k.Proto != UDP {
+		return fmt.Errorf("key %q: want tcp or udp behind the port", text)
+	}
+	return nil
+}
 
 // Compare orders keys by port, then by transport.
 func (k Key) Compare(o Key) int {

@@ -79,8 +79,8 @@ func (j ServiceJSON) Service() (Service, error) {
 		return Service{}, fmt.Errorf("mode %q: want tcp or http", j.Mode)
 	}
 	if j.Timeouts != nil {
-		if j.Timeouts.Client < 0 || j.Timeouts.Server < 0 {
-			return Service{}, fmt.Errorf("timeouts: want seconds, not less than 0")
+		if !validTimeout(j.Timeouts.Client) || !validTimeout(j.Timeouts.Server) {
+			return Service{}, fmt.Errorf("timeouts: want seconds, from 0 to %d", maxTimeout)
 		}
 		s.Timeouts = Timeouts{Client: seconds(j.Timeouts.Client), Server: seconds(j.Timeouts.Server)}
 	}
@@ -96,8 +96,8 @@ func (j ServiceJSON) Service() (Service, error) {
 
 func (j ServerJSON) server() (Server, error) {
 	addr, err := netip.ParseAddr(j.IP)
-	if err != nil || addr.Zone() != "" {
-		return Server{}, fmt.Errorf("ip %q: want an IPv4 or IPv6 address", j.IP)
+	if err != nil || addr.Zone() != "" || addr.IsUnspecified() {
+		return Server{}, fmt.Errorf("ip %q: want the IPv4 or IPv6 address of a host", j.IP)
 	}
 	port, err := Port(j.Port)
 	if err != nil {
@@ -123,5 +123,10 @@ func Port(n int) (uint16, error) {
 	}
 	return uint16(n), nil
 }
+
+// maxTimeout is HAProxy's longest timeout in whole seconds: it counts milliseconds in 31 bits.
+const maxTimeout = 2147483
+
+func validTimeout(s float64) bool { return s >= 0 && s <= maxTimeout } // false for NaN
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
