@@ -16,6 +16,10 @@ const (
 	adminDrain = 0x08 // put into drain through the socket
 )
 
+// checkEnabled is the bit of srv_check_state that says that a configured check is on. An added server's is off at first, and
+// it then counts as up whatever happens to it.
+const checkEnabled = 0x04
+
 // info is what `show info` tells of the worker that answered.
 type info struct {
 	pid      int
@@ -30,6 +34,7 @@ type server struct {
 	weight  int
 	maxconn int
 	admin   int
+	checked bool // its check is on
 	up      bool // as far as its own check knows
 }
 
@@ -79,13 +84,13 @@ func parseState(text string, have map[string]map[string]server) error {
 		if len(f) < 19 {
 			return fmt.Errorf("show servers state: short row %q", line)
 		}
-		n, err := atoi(f[5], f[6], f[7], f[18])
+		n, err := atoi(f[5], f[6], f[7], f[13], f[18])
 		if err != nil {
 			return fmt.Errorf("show servers state: row %q: %w", line, err)
 		}
-		s := server{up: n[0] != 0, admin: n[1], weight: n[2]}
-		if addr, err := netip.ParseAddr(f[4]); err == nil && n[3] > 0 && n[3] < 65536 {
-			s.addr = netip.AddrPortFrom(addr, uint16(n[3]))
+		s := server{up: n[0] != 0, admin: n[1], weight: n[2], checked: n[3]&checkEnabled != 0}
+		if addr, err := netip.ParseAddr(f[4]); err == nil && n[4] > 0 && n[4] < 65536 {
+			s.addr = netip.AddrPortFrom(addr, uint16(n[4]))
 		}
 		if have[f[1]] == nil {
 			have[f[1]] = map[string]server{}

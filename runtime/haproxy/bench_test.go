@@ -49,7 +49,7 @@ func BenchmarkRender1000(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if len(l.text()) == 0 {
+		if len(l.text(l.structure().Hash)) == 0 {
 			b.Fatal("no text")
 		}
 	}
@@ -63,7 +63,7 @@ func BenchmarkSplice1000(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	texts := [2]string{string(l.text())}
+	texts := [2]string{string(l.text("x"))}
 	changed := want[500]
 	changed.Servers = changed.Servers[1:]
 	want[500] = changed
@@ -71,7 +71,7 @@ func BenchmarkSplice1000(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	texts[1] = string(l2.text())
+	texts[1] = string(l2.text("x"))
 	sections := [2]map[catalog.Key]*section{l2.sections, l.sections}
 	i := 0
 	for b.Loop() {

@@ -125,13 +125,16 @@ func cutPieces(file string) ([]piece, error) {
 
 // findMark finds a mark at the start of a line.
 func findMark(text, mark string) int {
-	if strings.HasPrefix(text, mark) {
-		return 0
+	for at := 0; ; {
+		i := strings.Index(text[at:], mark)
+		if i < 0 {
+			return -1
+		}
+		if at += i; at == 0 || text[at-1] == '\n' {
+			return at
+		}
+		at += len(mark)
 	}
-	if i := strings.Index(text, "\n"+mark); i >= 0 {
-		return i + 1
-	}
-	return -1
 }
 
 // splice gives the file with the wanted sections: server lines replaced, sections of removed services dropped, sections
@@ -197,8 +200,8 @@ func insertMissing(pieces []piece, sections map[catalog.Key]*section, seen map[c
 
 // spliceSection replaces the managed server lines in one section of the file.
 func spliceSection(have string, s *section) string {
-	want := mark(s)
-	if have == want {
+	begin := strings.IndexByte(have, '\n') + 1 // behind the mark
+	if have[begin:len(have)-len(endMark)-1] == s.text {
 		return have
 	}
 	var out []string

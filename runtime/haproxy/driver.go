@@ -113,7 +113,7 @@ func (d *Driver) Render(_ context.Context, want []catalog.Service) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	return l.text(), nil
+	return l.text(l.structure().Hash), nil
 }
 
 // tryTemplate renders a sample and refuses a template whose HAProxy could not be driven.
@@ -123,7 +123,7 @@ func (d *Driver) tryTemplate() error {
 		return err
 	}
 	name := cmp.Or(d.config.TemplateFile, "built in")
-	if !declaresSocket(string(l.text()), d.config.Socket) {
+	if !declaresSocket(string(l.text("")), d.config.Socket) {
 		return fmt.Errorf("template %s: its global section does not declare the stats socket; add the line `stats socket %s mode 600 "+
 			"level admin expose-fd listeners` to it", name, d.config.Socket)
 	}

@@ -125,7 +125,7 @@ func (k *keeper) lines(built structure, parser *lineParser) map[catalog.Key]*sec
 		if !ok {
 			continue
 		}
-		if s, err := parseSection(p.key, b.Name, p.text, func(name string) bool { return !b.isFixed(name) }, parser); err == nil {
+		if s, err := parseSection(p.key, b.Name, p.text, func(name string) bool { return !b.isFixed(name) }, nil, parser); err == nil {
 			out[p.key] = s
 		}
 	}

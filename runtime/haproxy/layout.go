@@ -19,8 +19,8 @@ type layout struct {
 // structure gives the layout's structure.
 func (l layout) structure() structure { return newStructure(l.outer, l.sections) }
 
-// text gives the whole file.
-func (l layout) text() []byte { return fullText(l.outer, l.sections, l.structure().Hash) }
+// text gives the whole file. hash is the structure's.
+func (l layout) text(hash string) []byte { return fullText(l.outer, l.sections, hash) }
 
 // layout renders services. A service that runs keeps the name that it runs under, as long as nothing else asks for a reload:
 // names are for operators' eyes.

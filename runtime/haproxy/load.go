@@ -101,7 +101,7 @@ func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 // exchange writes the text and brings up the process that is built from it. When that fails the old file comes back: it is
 // what the old process, or a start by somebody else, needs.
 func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure) error {
-	text := l.text()
+	text := l.text(st.Hash)
 	if err := d.store.save(st); err != nil {
 		return err
 	}

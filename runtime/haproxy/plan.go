@@ -207,6 +207,9 @@ func (p *plan) server(key catalog.Key, b builtService, backend string, line serv
 	if is.admin&(adminMaint|adminDrain) != 0 {
 		p.add(key, b, line.name, "enable server", "set server "+path+" state ready")
 	}
+	if line.checked && !is.checked {
+		p.add(key, b, line.name, "enable check", "enable health "+path)
+	}
 }
 
 // addCommands gives the commands that add a server and let it take traffic. Never `enabled` on the line: 2.6 then shows the

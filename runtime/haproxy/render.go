@@ -99,11 +99,15 @@ func (r *renderer) render(s catalog.Service, name, static string) (*section, err
 		return was.section, nil
 	}
 	servers := make([]templates.HAProxyServer, len(s.Servers))
-	names := make(map[string]bool, len(s.Servers))
+	usual := make(map[string]serverLine, len(s.Servers))
 	for i, v := range s.Servers {
-		n := serverName(v)
-		names[n] = true
-		servers[i] = templateServer(n, v)
+		var words string
+		servers[i], words = templateServer(serverName(v), v)
+		o, err := r.lines.options(words)
+		if err != nil {
+			return nil, err
+		}
+		usual[servers[i].Line] = serverLine{name: servers[i].Name, addr: v.Addr, serverOptions: o}
 	}
 	head := r.headOf(s, name)
 	r.buffer.Reset()
@@ -111,7 +115,10 @@ func (r *renderer) render(s catalog.Service, name, static string) (*section, err
 		return nil, fmt.Errorf("render service %s: %w", s.Key, err)
 	}
 	text := strings.Trim(r.buffer.String(), "\n") + "\n"
-	sec, err := parseSection(s.Key, name, text, func(n string) bool { return names[n] }, &r.lines)
+	managed := func(n string) bool {
+		return slices.ContainsFunc(servers, func(v templates.HAProxyServer) bool { return v.Name == n })
+	}
+	sec, err := parseSection(s.Key, name, text, managed, usual, &r.lines)
 	if err != nil {
 		return nil, fmt.Errorf("template: %w", err)
 	}
@@ -122,20 +129,21 @@ func (r *renderer) render(s catalog.Service, name, static string) (*section, err
 	return sec, nil
 }
 
-// templateServer gives what a template sees of a server.
-func templateServer(name string, v catalog.Server) templates.HAProxyServer {
+// templateServer gives what a template sees of a server, and the options of its usual line.
+func templateServer(name string, v catalog.Server) (templates.HAProxyServer, string) {
 	s := templates.HAProxyServer{Name: name, Weight: haproxyWeight(v.Weight), MaxConn: v.MaxConn, Check: v.Check}
 	if s.Address = name; v.Check || !v.Addr.Addr().Is4() {
 		s.Address = v.Addr.String()
 	}
-	s.Line = "server " + s.Name + " " + s.Address + " weight " + strconv.Itoa(s.Weight)
+	words := "weight " + strconv.Itoa(s.Weight)
 	if s.MaxConn > 0 {
-		s.Line += " maxconn " + strconv.Itoa(s.MaxConn)
+		words += " maxconn " + strconv.Itoa(s.MaxConn)
 	}
 	if s.Check {
-		s.Line += " check"
+		words += " check"
 	}
-	return s
+	s.Line = "server " + s.Name + " " + s.Address + " " + words
+	return s, words
 }
 
 // forget drops the sections of services that are gone.

@@ -33,17 +33,27 @@ type proxy struct {
 }
 
 // parseSection reads a section's text. managed says which server names are the service's; the others are the template's
-// own and part of the structure.
-func parseSection(key catalog.Key, name, text string, managed func(string) bool, lines *lineParser) (*section, error) {
+// own and part of the structure. usual has the meaning of whole server lines that need no reading.
+func parseSection(key catalog.Key, name, text string, managed func(string) bool, usual map[string]serverLine, lines *lineParser) (*section, error) {
 	s := &section{key: key, name: name, text: text, expected: strings.Count(text, "server ")}
 	var structure strings.Builder
 	for line := range strings.Lines(text) {
+		if l, ok := usual[strings.TrimSpace(line)]; ok {
+			if err := s.addServer(l); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		words := strings.Fields(line)
 		if len(words) == 0 || words[0][0] == '#' {
 			continue
 		}
 		if words[0] == "server" && len(words) > 1 && managed(words[1]) {
-			if err := s.addServer(words, lines); err != nil {
+			l, err := lines.parse(words)
+			if err != nil {
+				return nil, err
+			}
+			if err := s.addServer(l); err != nil {
 				return nil, err
 			}
 			continue
@@ -61,18 +71,11 @@ func parseSection(key catalog.Key, name, text string, managed func(string) bool,
 	return s, nil
 }
 
-func (s *section) addServer(words []string, lines *lineParser) error {
-	if len(s.proxies) == 0 {
-		return fmt.Errorf("the line of server %s stands outside of a listen or backend section", words[1])
-	}
-	l, err := lines.parse(words)
-	if err != nil {
-		return err
+func (s *section) addServer(l serverLine) error {
+	if len(s.proxies) == 0 || !s.proxies[len(s.proxies)-1].back {
+		return fmt.Errorf("the line of server %s stands outside of a listen or backend section", l.name)
 	}
 	p := &s.proxies[len(s.proxies)-1]
-	if !p.back {
-		return fmt.Errorf("the line of server %s stands in frontend %s", words[1], p.name)
-	}
 	if p.servers == nil {
 		p.servers = make([]serverLine, 0, s.expected)
 	}

@@ -50,18 +50,27 @@ func (p *lineParser) parse(fields []string) (serverLine, error) {
 	if err != nil {
 		return serverLine{}, fmt.Errorf("server line %q: want an IP address and port behind the name", strings.Join(fields, " "))
 	}
-	words := strings.Join(fields[3:], " ")
-	o, ok := p.known[words]
-	if !ok {
-		if o, err = parseOptions(words); err != nil {
-			return serverLine{}, fmt.Errorf("server line %q: %w", strings.Join(fields, " "), err)
-		}
-		if p.known == nil || len(p.known) >= maxKnown {
-			p.known = map[string]*serverOptions{}
-		}
-		p.known[words] = o
+	o, err := p.options(strings.Join(fields[3:], " "))
+	if err != nil {
+		return serverLine{}, fmt.Errorf("server line %q: %w", strings.Join(fields, " "), err)
 	}
 	return serverLine{name: fields[1], addr: addr, serverOptions: o}, nil
+}
+
+// options reads the words behind a server's address.
+func (p *lineParser) options(words string) (*serverOptions, error) {
+	if o, ok := p.known[words]; ok {
+		return o, nil
+	}
+	o, err := parseOptions(words)
+	if err != nil {
+		return nil, err
+	}
+	if p.known == nil || len(p.known) >= maxKnown {
+		p.known = map[string]*serverOptions{}
+	}
+	p.known[words] = o
+	return o, nil
 }
 
 // parseOptions reads the words behind a server's address. config-parser drops words that it does not know without an

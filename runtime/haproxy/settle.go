@@ -17,6 +17,7 @@ import (
 // what needs another look later is put on the alarm.
 func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []error) (catalog.Report, error) {
 	if !v.have.alive {
+		d.rechecks = 0
 		d.Resync()
 		d.describe(v, &r)
 		d.wakeIn(d.next(v))

@@ -30,7 +30,7 @@ type Key struct {
 }
 
 // String gives the key as people write it, such as "8300/tcp".
-func (k Key) String() string { return fmt.Sprintf("%d/%s", k.Port, k.Proto) }
+func (k Key) String() string { return strconv.Itoa(int(k.Port)) + "/" + string(k.Proto) }
 
 // MarshalText gives the key as String does, so that it can be a key in JSON.
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
