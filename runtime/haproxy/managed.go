@@ -35,7 +35,8 @@ func (m *managed) start(ctx context.Context) error {
 		return err
 	}
 	m.failed = -1
-	cmd := exec.Command(program, "-W", "-S", m.socket.path+",mode,600", "-f", m.config)
+	// Quiet: after the start HAProxy would tell each change a second time.
+	cmd := exec.Command(program, "-W", "-q", "-S", m.socket.path+",mode,600", "-f", m.config)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

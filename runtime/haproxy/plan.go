@@ -98,7 +98,7 @@ func (p *plan) service(key catalog.Key, want *section, have observed) {
 		return
 	case want != nil && want.hash != b.Hash:
 		p.reload(key, fmt.Sprintf("service %s changed in what only a reload can change", title(want.name, key))+because(want.static))
-		if want.static != "" {
+		if want.static != "" || b.Static != "" {
 			return
 		}
 	}

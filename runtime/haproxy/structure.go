@@ -23,6 +23,7 @@ type builtService struct {
 	Hash    string           `json:"hash"`
 	Binds   []netip.AddrPort `json:"binds,omitempty"`
 	Proxies []builtProxy     `json:"proxies"`
+	Static  string           `json:"static,omitempty"` // why the socket cannot change its servers, if it cannot
 }
 
 // builtProxy is one proxy of a section.
@@ -37,7 +38,7 @@ type builtProxy struct {
 func newStructure(o outer, sections map[catalog.Key]*section) structure {
 	st := structure{Outer: o.hash, Binds: o.binds, Services: make(map[catalog.Key]builtService, len(sections))}
 	for key, s := range sections {
-		b := builtService{Name: s.name, Hash: s.hash, Binds: s.binds}
+		b := builtService{Name: s.name, Hash: s.hash, Binds: s.binds, Static: s.static}
 		for _, p := range s.proxies {
 			b.Proxies = append(b.Proxies, builtProxy{Name: p.name, Front: p.front, Back: p.back, Fixed: p.fixed})
 		}
