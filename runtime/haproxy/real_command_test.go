@@ -26,14 +26,21 @@ func daemonHost(t *testing.T, prefix string, change func(*Config)) *host {
 	})
 }
 
+// untilReloaded makes passes until one has reloaded: the driver lets a while pass, since a signal just after its start kills
+// HAProxy's master.
+func (h *host) untilReloaded(want []catalog.Service) {
+	h.t.Helper()
+	for len(h.apply(want).Reloads) == 0 {
+	}
+}
+
 func TestRealCommandsStartAndReload(t *testing.T) {
 	h := daemonHost(t, "", nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
 	h.apply([]catalog.Service{service(p[0], a)})
 	want := []catalog.Service{service(p[0], a), service(p[1], a)}
-	for len(h.apply(want).Reloads) == 0 { // the driver lets a while pass: a signal just after its start kills HAProxy
-	}
+	h.untilReloaded(want)
 	if got, err := ask(p[1]); got != "a" {
 		t.Fatalf("answer %q, %v", got, err)
 	}
@@ -107,8 +114,7 @@ func TestRealOtherUserBindsThePorts(t *testing.T) {
 		want = append(want, service(port, a))
 	}
 	catalog.Sort(want)
-	waitLoad(h)
-	h.apply(want)
+	h.untilReloaded(want)
 	if n, failed := load(); failed > 0 || n == 0 {
 		t.Errorf("%d of %d requests to the running service failed", failed, n)
 	}
