@@ -1,0 +1,69 @@
+# What developers and .ci/run call. Each target installs the Debian packages that it lacks where it may (root, or sudo
+# without a password), and says so; where it may not, it says what to install.
+
+SHELL := /bin/bash
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+SLOW        := /testenv/(e2e|bench)$$
+FUZZTIME    ?= 10s
+TESTFLAGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test e2e bench fuzz lint clean go haproxy gcc
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build haproxy ## show it at work: a fake Marathon, a real HAProxy, services that come, scale and go
+	go run ./testenv/demo --binary bin/proxymatic
+
+build: go ## build bin/proxymatic
+	CGO_ENABLED=0 go build -buildvcs=auto -trimpath -o bin/proxymatic ./cmd/proxymatic
+
+test: go gcc haproxy ## unit tests, and those of the drivers with real HAProxy, with the race detector
+	go test -race $(TESTFLAGS) $$(go list ./... | grep -Ev '$(SLOW)')
+
+e2e: build gcc haproxy ## end-to-end tests: the real binary with real HAProxy under load
+	go test $(TESTFLAGS) ./testenv/e2e
+
+bench: build haproxy ## measure how fast changes are served, rendered and written
+	go test -run '^$$' -bench . $(TESTFLAGS) ./runtime/haproxy ./testenv/bench
+
+fuzz: go ## fuzz each parser for FUZZTIME (10s)
+	@grep -r --include='*_test.go' '^func Fuzz' . | sed -E 's/^(.*)\/[^/]*:func (Fuzz[A-Za-z0-9_]*).*/\1 \2/' | sort | \
+	while read -r package name; do \
+		echo "go test -run '^$$' -fuzz '^$$name$$' -fuzztime $(FUZZTIME) $$package"; \
+		go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+	done
+
+lint: go ## gofmt, go vet, staticcheck, and go.mod in order
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt -w these: $$unformatted"; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	go mod tidy -diff
+
+clean: ## remove what was built
+	rm -rf bin dist
+
+go:
+	@command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer, see https://go.dev/doc/install"; exit 1; }
+
+haproxy:
+	@$(call need,haproxy,haproxy)
+
+gcc: # for the race detector
+	@$(call need,gcc,gcc libc6-dev)
+
+# need installs the packages $(2) where the program $(1) is missing. Package lists are only fetched when the old ones,
+# or none, do not do.
+need = command -v $(1) >/dev/null || { \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	if ! command -v apt-get >/dev/null || ! $$sudo true 2>/dev/null; then \
+		echo "$(1) is missing: install $(2) with your package manager (Debian, Ubuntu: sudo apt-get install $(2))"; exit 1; \
+	fi; \
+	echo "$(1) is missing: apt-get install $(2)"; \
+	get="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q"; \
+	$$get install -y --no-install-recommends $(2) </dev/null || \
+		{ $$get update </dev/null && $$get install -y --no-install-recommends $(2) </dev/null; } || exit 1; \
+	command -v $(1) >/dev/null || { echo "$(1) is still missing after apt-get install $(2)"; exit 1; }; }
