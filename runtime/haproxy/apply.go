@@ -78,7 +78,7 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 		}
 		if load {
 			if err := d.load(ctx, v, &r); err != nil {
-				errs = append(errs, err)
+				return d.settle(ctx, v, r, append(errs, err))
 			}
 		}
 	}
@@ -107,6 +107,9 @@ func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []cata
 			return view{}, err
 		}
 		v.plan = makePlan(v.layout.sections, v.layout.outer, have, keys, d.overdue())
+		if keys != nil && have.alive && len(v.plan.reloads) > 0 {
+			return v, nil // too little is known to tell which ports are new
+		}
 		found, err := d.ports.look(slices.Collect(maps.Keys(v.unproven())), have.pid, false)
 		if err != nil {
 			return view{}, err
@@ -218,11 +221,10 @@ func (v view) unproven() map[netip.AddrPort]catalog.Key {
 	return out
 }
 
-// listens reports whether all frontends of a section are known to be open. One that was not read is: it was open when it was
-// read last.
+// listens reports whether all frontends of a section are open.
 func (h *observed) listens(b builtService) bool {
 	for _, p := range b.Proxies {
-		if open, read := h.open[p.Name]; p.Front && read && !open {
+		if p.Front && !h.open[p.Name] {
 			return false
 		}
 	}

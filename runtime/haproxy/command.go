@@ -27,6 +27,7 @@ type commands struct {
 	patience                    time.Duration // answerTimeout
 	now                         func() time.Time
 	ended                       time.Time // when the last reload command had ended
+	asked                       bool      // whether HAProxy has been asked about the file since
 }
 
 // start runs the start command, and the reload command when HAProxy stays silent: some service managers believe that a
@@ -66,7 +67,7 @@ func (c *commands) answers(ctx context.Context) bool {
 }
 
 func (c *commands) reload(ctx context.Context) error {
-	defer func() { c.ended = c.now() }()
+	defer func() { c.ended, c.asked = c.now(), false }()
 	return c.run(ctx, c.reloadCommand)
 }
 
@@ -78,7 +79,8 @@ func (c *commands) refused(ctx context.Context) error {
 	if waited < askAfter {
 		return nil
 	}
-	if _, err := findHAProxy(); err == nil {
+	if _, err := findHAProxy(); err == nil && !c.asked {
+		c.asked = true
 		if err := checkConfig(ctx, c.config); err != nil {
 			return err
 		}

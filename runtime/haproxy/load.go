@@ -20,7 +20,7 @@ const (
 	longestDelay = 60 * time.Second
 	crashWindow  = 10 * time.Second // a process that ends sooner after its start is started with growing delay
 	loadTimeout  = 60 * time.Second // for a new worker to answer
-	checkEvery   = 50 * time.Millisecond
+	checkEvery   = 10 * time.Millisecond // whether a load has failed: removed services' ports are open until it is known
 )
 
 // pace spaces loads: a burst shares one, and one that failed is not repeated at once.
@@ -29,6 +29,7 @@ type pace struct {
 	delay     time.Duration
 	started   time.Time // the last start
 	err       error     // of the last load; nil when it worked
+	text      []byte    // that failed, until HAProxy was asked what is wrong with it
 	hash      string    // what the failed load tried
 	failedAt  time.Time
 }
@@ -60,13 +61,15 @@ func (p *pace) succeeded(now time.Time, start bool) {
 	*p = pace{notBefore: now.Add(delay), delay: delay, started: p.started}
 }
 
-func (p *pace) failed(now time.Time, hash string, err error) {
+func (p *pace) failed(now time.Time, hash string, text []byte, err error) {
+	p.text = text
 	p.delay = min(max(firstDelay, 2*p.delay), longestDelay)
 	p.notBefore, p.failedAt, p.hash, p.err = now.Add(p.delay), now, hash, err
 }
 
 // load makes HAProxy build a process from the whole text: a reload, or a start when there is none. Every port that is new is
-// proven free and held until the new worker listens on it.
+// proven free and held until the new worker listens on it. An error means that it was not tried; that it failed is told by
+// pace, when the pass has put right what a failed load disturbs.
 func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 	addrs := slices.Collect(maps.Keys(v.unproven()))
 	how := try
@@ -86,11 +89,12 @@ func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 		return err
 	}
 	st := l.structure()
-	if err := d.exchange(ctx, v, l, st); err != nil {
-		d.pace.failed(d.now(), st.Hash, err)
+	text := l.text(st.Hash)
+	if err := d.exchange(ctx, v, l, st, text); err != nil {
+		d.pace.failed(d.now(), v.layout.structure().Hash, text, err)
 		d.rechecks = 5
 		d.Resync()
-		return err
+		return nil
 	}
 	d.pace.succeeded(d.now(), v.plan.start)
 	d.verified, d.last = nil, l.sections
@@ -100,8 +104,7 @@ func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 
 // exchange writes the text and brings up the process that is built from it. When that fails the old file comes back: it is
 // what the old process, or a start by somebody else, needs.
-func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure) error {
-	text := l.text(st.Hash)
+func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure, text []byte) error {
 	if err := d.store.save(st); err != nil {
 		return err
 	}
@@ -110,7 +113,6 @@ func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure) e
 		return err
 	}
 	if err := d.exchangeProcess(ctx, v, st.Hash); err != nil {
-		err = errors.Join(err, d.explain(ctx, text))
 		if old != nil {
 			if _, restoreErr := d.file.replace(old); restoreErr != nil {
 				err = errors.Join(err, restoreErr)
@@ -169,8 +171,14 @@ func (d *Driver) await(ctx context.Context, oldPid int, hash string, timeout tim
 	}
 }
 
-// explain asks haproxy itself what is wrong with a text. No complaint means that the cause lies elsewhere.
-func (d *Driver) explain(ctx context.Context, text []byte) error {
+// explain asks haproxy itself, once, what is wrong with a text that it did not load. No complaint means that the cause lies
+// elsewhere.
+func (d *Driver) explain(ctx context.Context) error {
+	text := d.pace.text
+	if text == nil {
+		return nil
+	}
+	d.pace.text = nil
 	path := filepath.Join(d.config.RunDir, "refused.cfg")
 	if err := writeFile(path, text); err != nil {
 		return err

@@ -61,7 +61,7 @@ func makePlan(want map[catalog.Key]*section, o outer, have observed, keys, relea
 		p.reloads = append(p.reloads, "the text outside of the services' sections changed")
 	}
 	for _, key := range release {
-		if b, ok := have.built.service(key); ok {
+		if b, ok := have.built.service(key); ok && want[key] == nil {
 			p.reloads = append(p.reloads, fmt.Sprintf("release the port of %s, removed a while ago", title(b.Name, key)))
 		}
 	}

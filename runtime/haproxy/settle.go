@@ -16,12 +16,15 @@ import (
 // settle ends a pass: what was proven is remembered, the file follows, removed servers are deleted where they can be, and
 // what needs another look later is put on the alarm.
 func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []error) (catalog.Report, error) {
+	if err := d.explain(ctx); err != nil {
+		d.pace.err = errors.Join(d.pace.err, err)
+	}
 	if !v.have.alive {
 		d.rechecks = 0
 		d.Resync()
 		d.describe(v, &r)
 		d.wakeIn(d.next(v))
-		if err := d.pace.failure(v); err != nil && len(errs) == 0 {
+		if err := d.pace.failure(v); err != nil {
 			errs = append(errs, err)
 		}
 		if len(errs) == 0 {
@@ -45,7 +48,7 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 	if p := d.fileErr.Load(); p != nil {
 		errs = append(errs, *p)
 	}
-	if err := d.pace.failure(v); err != nil && len(errs) == 0 {
+	if err := d.pace.failure(v); err != nil {
 		errs = append(errs, err)
 	}
 	d.describe(v, &r)
