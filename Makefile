@@ -63,7 +63,7 @@ need = command -v $(1) >/dev/null || { \
 		echo "$(1) is missing: install $(2) with your package manager (Debian, Ubuntu: sudo apt-get install $(2))"; exit 1; \
 	fi; \
 	echo "$(1) is missing: apt-get install $(2)"; \
-	get="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q"; \
+	get="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0"; \
 	$$get install -y --no-install-recommends $(2) </dev/null || \
 		{ $$get update </dev/null && $$get install -y --no-install-recommends $(2) </dev/null; } || exit 1; \
 	command -v $(1) >/dev/null || { echo "$(1) is still missing after apt-get install $(2)"; exit 1; }; }

@@ -18,8 +18,8 @@ const (
 	loadGap      = 250 * time.Millisecond // between two loads, so that services that come together share one
 	firstDelay   = time.Second            // after a load that failed; doubled each time
 	longestDelay = 60 * time.Second
-	crashWindow  = 10 * time.Second // a process that ends sooner after its start is started with growing delay
-	loadTimeout  = 60 * time.Second // for a new worker to answer
+	crashWindow  = 10 * time.Second      // a process that ends sooner after its start is started with growing delay
+	loadTimeout  = 60 * time.Second      // for a new worker to answer
 	checkEvery   = 10 * time.Millisecond // whether a load has failed: removed services' ports are open until it is known
 )
 
