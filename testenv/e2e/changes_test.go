@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/meltwater/proxymatic/testenv/e2e/stage"
+)
+
+// Removed backends hang soon after their removal was announced: a driver that goes on sending to one, or that reloads without
+// care, fails requests here.
+func TestTasksComeAndGoUnderLoad(t *testing.T) {
+	w := newWorld(t)
+	ports := w.services(20, 3)
+	w.start()
+	loads, worker := w.loads(), w.worker()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	load := w.load(ports, 700)
+	for range 200 {
+		w.changeTask(random, ports[random.IntN(len(ports))])
+		w.must(load.WaitRequests(w.patient(), 25))
+	}
+	r := w.flawless(load)
+	if r.Requests < 5000 {
+		t.Errorf("%d requests, want 25 for each change", r.Requests)
+	}
+	w.settled()
+	w.validFile()
+	w.sameWorker(worker)
+	w.reloaded(loads, 0, "200 changes of tasks")
+}
+
+// changeTask adds a task to a service, or removes one of several.
+func (w world) changeTask(random *rand.Rand, port int) {
+	w.Helper()
+	tasks := w.site.Tasks(port)
+	if len(tasks) > 1 && (len(tasks) > 5 || random.IntN(2) == 0) {
+		w.site.RemoveTask(tasks[random.IntN(len(tasks))], lateness)
+		return
+	}
+	_, err := w.site.AddTask(port)
+	w.must(err)
+}
+
+func TestServicesComeAndGoInBurstsUnderLoad(t *testing.T) {
+	w := newWorld(t)
+	others := w.services(20, 2)
+	w.start()
+	loads := w.loads()
+	load := w.load(others, 500)
+	ports := w.services(20, 1)
+	w.served(ports...)
+	w.settled()
+	w.reloaded(loads, 2, "20 new services")
+	loads, worker := w.loads(), w.worker()
+	for _, port := range ports {
+		w.site.RemoveService(port)
+	}
+	w.refused(ports...)
+	w.settled()
+	w.must(load.WaitRequests(w.patient(), 250))
+	w.flawless(load)
+	w.sameWorker(worker)
+	w.reloaded(loads, 0, "20 removed services")
+	w.validFile()
+}
+
+func TestRemovedServiceComesBack(t *testing.T) {
+	w := newWorld(t)
+	others := w.services(3, 2)
+	port := w.services(1, 2)[0]
+	w.start()
+	loads, worker := w.loads(), w.worker()
+	load := w.load(others, 300)
+
+	w.site.RemoveService(port)
+	w.refused(port)
+	w.must(w.site.AddService(port, 1))
+	w.served(port)
+	w.settled()
+	w.reloaded(loads, 0, "back as it was")
+	w.sameWorker(worker)
+
+	w.site.RemoveService(port)
+	w.refused(port)
+	app := stage.App(port)
+	app.Labels = map[string]string{"com.meltwater.proxymatic.port.0.timeout.server": "42"}
+	w.site.Marathon.PutApp(app)
+	_, err := w.site.AddTask(port)
+	w.must(err)
+	w.served(port)
+	w.quiet() // the service is served as it was until a reload is due
+	w.settled()
+	w.flawless(load)
+	if n := w.loads() - loads; n != 1 {
+		t.Errorf("back with another timeout: %d reloads, want 1", n)
+	}
+	w.validFile()
+}
+
+// The last task of a service is gone for a moment in many deployments.
+func TestServiceWithoutTasksRefuses(t *testing.T) {
+	w := newWorld(t)
+	others := w.services(2, 2)
+	port := w.services(1, 1)[0]
+	w.start()
+	loads, worker := w.loads(), w.worker()
+	load := w.load(others, 300)
+	w.site.RemoveTask(w.site.Tasks(port)[0], lateness)
+	w.refused(port)
+	_, err := w.site.AddTask(port)
+	w.must(err)
+	w.served(port)
+	w.settled()
+	w.flawless(load)
+	w.reloaded(loads, 0, "the last task goes, another comes")
+	w.sameWorker(worker)
+}
