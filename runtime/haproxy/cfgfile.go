@@ -74,7 +74,7 @@ func describe(text, hash string) (string, bool) {
 	case global < 0:
 		return text, false
 	case description >= 0:
-		lines[description] = strings.TrimRight(lines[description], " \t\r\n") + " " + tag + "\n"
+		lines[description] = strings.Replace(lines[description], "description", "description "+tag, 1)
 	default:
 		lines = slices.Insert(lines, global+1, "    description "+tag+"\n")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -20,7 +19,6 @@ type observed struct {
 	backs   map[string]bool              // backends that were read
 	servers map[string]map[string]server // backends that were read, by server name
 	last    map[catalog.Key]*section     // the lines that the servers were made from
-	taken   map[netip.AddrPort]string    // ports that somebody else uses, and who
 }
 
 // cli is the stats socket; the tests have another.

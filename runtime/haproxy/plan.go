@@ -17,28 +17,13 @@ type step struct {
 }
 
 // plan is what turns an observed HAProxy into the wanted one. It is data: logs, `proxymatic plan`, status and tests show
-// the same text.
+// the same changes.
 type plan struct {
 	steps   []step
 	deletes []step        // servers in maintenance, by path, that can go when their last connection has; nothing waits for them
 	reloads []string      // why a new process must be built; empty when the socket suffices
 	start   bool          // there is no process
 	fresh   []catalog.Key // services that the running process cannot serve before the reload
-}
-
-// settled reports whether the proxy does what is wanted.
-func (p plan) settled() bool { return len(p.steps) == 0 && len(p.reloads) == 0 }
-
-// String gives the plan as text, a line each.
-func (p plan) String() string {
-	var b strings.Builder
-	for _, s := range p.steps {
-		fmt.Fprintf(&b, "%s %s %s: %s\n", s.change.Action, s.change.Service, s.change.Server, s.change.Detail)
-	}
-	for _, r := range p.reloads {
-		fmt.Fprintf(&b, "reload: %s\n", r)
-	}
-	return b.String()
 }
 
 // makePlan compares what is wanted with what is. keys are the services to look at, in order; nil means all, wanted and

@@ -23,7 +23,6 @@ type host struct {
 	t      *testing.T
 	driver *Driver
 	config Config
-	wakes  chan struct{}
 }
 
 // needHAProxy skips a test where HAProxy is not installed; in CI it must be.
