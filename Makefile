@@ -6,6 +6,8 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SLOW        := /testenv/(e2e|bench)$$
+# STORIES are the tests that tell their seed and what happened; they are run so that one sees it.
+STORIES     := Converge
 FUZZTIME    ?= 10s
 TESTFLAGS   ?=
 
@@ -22,10 +24,11 @@ build: go ## build bin/proxymatic
 	CGO_ENABLED=0 go build -buildvcs=auto -trimpath -o bin/proxymatic ./cmd/proxymatic
 
 test: go gcc haproxy ## unit tests, and those of the drivers with real HAProxy, with the race detector
-	go test -race $(TESTFLAGS) $$(go list ./... | grep -Ev '$(SLOW)')
+	go test -race $(TESTFLAGS) -skip '$(STORIES)' $$(go list ./... | grep -Ev '$(SLOW)')
+	go test -race $(TESTFLAGS) -v -run '$(STORIES)' ./runtime/haproxy
 
-e2e: build gcc haproxy ## end-to-end tests: the real binary with real HAProxy under load
-	go test $(TESTFLAGS) ./testenv/e2e
+e2e: go haproxy ## end-to-end tests: the real binary with real HAProxy under load
+	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e
 
 bench: build haproxy ## measure how fast changes are served, rendered and written
 	go test -run '^$$' -bench . $(TESTFLAGS) ./runtime/haproxy ./testenv/bench

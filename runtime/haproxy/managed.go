@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -148,17 +149,30 @@ func (m *managed) binder() (int, bool) {
 	return os.Geteuid(), true
 }
 
+// stop asks again and again: a signal is lost while the master executes itself anew.
 func (m *managed) stop(ctx context.Context) error {
 	cred, err := peer(m.socket.path)
 	if err != nil {
 		return nil // it does not run
 	}
 	pid := int(cred.Pid)
-	if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil {
-		return fmt.Errorf("stop HAProxy's master %d: %w", pid, err)
+	if _, err := m.showProc(ctx); err != nil {
+		return err
 	}
-	if waitExit(ctx, pid) == nil {
-		return nil
+	for ctx.Err() == nil {
+		err := syscall.Kill(pid, syscall.SIGUSR1)
+		if errors.Is(err, syscall.ESRCH) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("stop HAProxy's master %d: %w", pid, err)
+		}
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		err = waitExit(short, pid)
+		cancel()
+		if err == nil {
+			return nil
+		}
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("end HAProxy's master %d: %w", pid, err)

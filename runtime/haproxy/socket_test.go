@@ -49,7 +49,7 @@ func TestAnswersThatAreNotWholeAreErrors(t *testing.T) {
 		"one prompt too many":   "\n\n> a\n\n> b\n\n> c\n\n> 2.6.12\n\n> ",
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := fakeSocket(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 1)); fmt.Fprint(c, answer) })
+			s := fakeSocket(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 4096)); fmt.Fprint(c, answer) })
 			if got, err := s.do(t.Context(), []string{"one", "two"}); !errors.Is(err, errUnanswered) {
 				t.Errorf("answers %q, error %v, want %v", got, err, errUnanswered)
 			}

@@ -20,6 +20,7 @@ type reader struct {
 	hosts     resolver
 	groupSize int
 	versions  map[versionKey]knownVersion
+	alive     map[string]time.Time
 	forgive   time.Duration // how long a version that was not found is not asked for again
 }
 
@@ -50,7 +51,7 @@ func (r *reader) read(ctx context.Context, first int) (reading, error) {
 	if err := r.readVersions(ctx, versionsNeeded(apps)); err != nil {
 		return reading{}, err
 	}
-	w := world{versions: make(map[versionKey]versionAnswer), hosts: r.hosts.resolve(ctx, hostsNeeded(apps)), groupSize: r.groupSize}
+	w := world{versions: make(map[versionKey]versionAnswer), hosts: r.hosts.resolve(ctx, hostsNeeded(apps)), alive: r.alive, now: time.Now(), groupSize: r.groupSize}
 	for key, known := range r.versions {
 		w.versions[key] = known.answer
 	}
@@ -58,6 +59,7 @@ func (r *reader) read(ctx context.Context, first int) (reading, error) {
 		return reading{}, ctx.Err()
 	}
 	found, more := services(apps, w)
+	r.alive = remember(apps, w)
 	return reading{replica: at, snapshot: catalog.Snapshot{Source: sourceName, Priority: priority, Services: found,
 		Problems: sortProblems(append(problems, more...)), Succeeded: time.Now()}}, nil
 }

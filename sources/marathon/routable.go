@@ -17,6 +17,8 @@ import (
 type world struct {
 	versions  map[versionKey]versionAnswer
 	hosts     map[string]hostAnswer
+	alive     map[string]time.Time // tasks that were seen alive before, and how long that is believed
+	now       time.Time
 	groupSize int // how many proxies share the connections of a server; at least 1
 }
 
@@ -101,7 +103,7 @@ func (r *routed) add(a app, d definition, tasks []task, w world, current bool) {
 	for _, reason := range reasons {
 		r.problems = append(r.problems, problem(a.ID, reason))
 	}
-	tasks = slices.DeleteFunc(tasks, func(t task) bool { return !a.ready(t) || !t.healthy(d) })
+	tasks = slices.DeleteFunc(tasks, func(t task) bool { return !a.ready(t) || !t.healthy(d, w.knewAlive(t)) })
 	for _, e := range endpoints {
 		servers := r.servers(e, d, tasks, w)
 		if len(servers) == 0 && !current {
@@ -208,23 +210,49 @@ func (t task) running() bool {
 	return t.StartedAt != isNull && !reserved
 }
 
-// healthy wants a result of each health check that has one yet, and no dead one. A missing result is not a dead one,
-// but without any nobody knows whether the task ever answered.
-func (t task) healthy(d definition) bool {
+// healthy wants a result of each health check that has one yet, and no dead one. A missing result is not a dead one, but
+// without any it must be known from before that the task did answer: Marathon forgets all results when another replica
+// leads, and a task that never had one may not be ready.
+func (t task) healthy(d definition, knewAlive bool) bool {
 	if !d.checked() {
 		return true
 	}
-	alive := false
+	results, alive := t.results()
+	return alive || !results && knewAlive
+}
+
+// results reports whether any health check has a result, and whether all that have one are alive.
+func (t task) results() (any, alive bool) {
+	alive = true
 	for _, r := range t.Results {
-		switch {
-		case r == nil || r.Alive == nil:
-		case !*r.Alive:
-			return false
-		default:
-			alive = true
+		if r != nil && r.Alive != nil {
+			any, alive = true, alive && *r.Alive
 		}
 	}
-	return alive
+	return any, any && alive
+}
+
+func (w world) knewAlive(t task) bool { return w.now.Before(w.alive[t.ID]) }
+
+// remembered is how long a task that was alive is believed to be when its results are gone: Marathon's default grace period,
+// in which each check runs several times.
+const remembered = 5 * time.Minute
+
+// remember gives the tasks that are to be believed alive if the next answer has no results of them.
+func remember(apps []app, w world) map[string]time.Time {
+	out := make(map[string]time.Time)
+	for _, a := range apps {
+		for _, t := range a.tasks {
+			switch results, alive := t.results(); {
+			case !t.running():
+			case alive:
+				out[t.ID] = w.now.Add(remembered)
+			case !results && w.knewAlive(t):
+				out[t.ID] = w.alive[t.ID]
+			}
+		}
+	}
+	return out
 }
 
 func (d definition) checked() bool { return slices.Contains(d.HealthChecks, present) }
