@@ -106,6 +106,9 @@ func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []cata
 		if v.layout, err = d.layout(v.want, have.built); err != nil {
 			return view{}, err
 		}
+		if d.quarantineOwn(v.layout) {
+			continue
+		}
 		v.plan = makePlan(v.layout.sections, v.layout.outer, have, keys, d.overdue())
 		if keys != nil && have.alive && len(v.plan.reloads) > 0 {
 			return v, nil // too little is known to tell which ports are new
@@ -250,6 +253,20 @@ func (d *Driver) expireTaken() {
 		clear(d.taken)
 		d.looked = d.now()
 	}
+}
+
+// quarantineOwn leaves out the services whose ports the template listens on itself, and reports whether there are any.
+func (d *Driver) quarantineOwn(l layout) bool {
+	found := false
+	for _, own := range l.outer.binds {
+		for key, s := range l.sections {
+			if slices.ContainsFunc(s.binds, func(a netip.AddrPort) bool { return a.Port() == own.Port() && overlap(a.Addr(), own.Addr()) }) {
+				d.taken[key] = fmt.Sprintf("%s is taken by the template, which listens on %s outside of its services", key, own)
+				found = true
+			}
+		}
+	}
+	return found
 }
 
 func (d *Driver) untaken(want []catalog.Service) []catalog.Service {

@@ -176,3 +176,19 @@ func TestRealPausedPortThatWasTaken(t *testing.T) {
 		t.Fatalf("the other service: %q, %v", got, err)
 	}
 }
+
+func TestRealServiceOnThePortOfTheTemplate(t *testing.T) {
+	p := freePorts(t, 2)
+	h := newHost(t, func(c *Config) {
+		c.TemplateFile = writeText(t, strings.Replace(twoBackends, "{{range .Services}}",
+			fmt.Sprintf("listen stats\n    bind 127.0.0.1:%d\n    mode http\n    stats enable\n{{range .Services}}", p[1]), 1))
+	})
+	a := backend(t, "a")
+	r := h.apply([]catalog.Service{service(p[0], a), service(p[1], a)})
+	if len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Reason, "template") {
+		t.Errorf("problems %+v", r.Problems)
+	}
+	if got, err := ask(p[0]); got != "a" {
+		t.Errorf("the other service: %q, %v", got, err)
+	}
+}
