@@ -17,6 +17,7 @@ import (
 const (
 	defaultResync = 60 * time.Second
 	silenceLimit  = 30 * time.Second // how long a source may keep the first pass waiting before a line names it
+	stopGrace     = 5 * time.Second  // for a pass that runs when the loop is to end
 	applyLimit    = 5 * time.Minute  // for a driver that forgot a deadline; a start and two reload commands take 3 min at most
 )
 

@@ -309,19 +309,31 @@ func TestPlanGivesUpWithItsCaller(t *testing.T) {
 }
 
 func TestDriversEndAfterTheLastPass(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		source, driver := newSource("marathon"), newDriver("haproxy")
-		r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}})
-		driver.takes = time.Second
-		source.say <- read(service("web", 80, 1))
-		synctest.Wait()
-		r.log.take()
-		r.stop() // in the middle of the pass
-		if driver.late.Load() || !driver.ended.Load() {
-			t.Errorf("late %t, ended %t", driver.late.Load(), driver.ended.Load())
-		}
-		r.logged() // an interrupted pass is no failure
-	})
+	for name, c := range map[string]struct {
+		takes time.Duration
+		log   []string
+	}{
+		"a pass that has begun is finished": {time.Second, []string{
+			`level=INFO msg=reload driver=haproxy reasons="new service web 80/tcp"`,
+			`level=INFO msg="add server" driver=haproxy service="web 80/tcp" server=10.0.0.1:31000`}},
+		"one that takes too long is interrupted, which is no failure": {time.Minute, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				source, driver := newSource("marathon"), newDriver("haproxy")
+				r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}})
+				driver.takes = c.takes
+				source.say <- read(service("web", 80, 1))
+				synctest.Wait()
+				r.log.take()
+				r.stop() // in the middle of the pass
+				if driver.late.Load() || !driver.ended.Load() {
+					t.Errorf("late %t, ended %t", driver.late.Load(), driver.ended.Load())
+				}
+				r.logged(c.log...)
+			})
+		})
+	}
 }
 
 // brittle is a source whose first Run ends by itself.

@@ -41,8 +41,10 @@ func (l *Loop) work(ctx context.Context) {
 
 // apply lets one driver apply the decision, and keeps and logs what came of it. A failure costs only this driver.
 func (l *Loop) apply(ctx context.Context, d *driver) {
-	limited, cancel := context.WithTimeout(ctx, applyLimit)
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyLimit)
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) }) // what has begun, a reload say, is finished
 	report, err := d.Apply(limited, l.decision.Want)
+	stop()
 	cancel()
 	now := time.Now()
 	l.history.add(now, d.state.Name, report)
