@@ -1,0 +1,6 @@
+//go:build !race
+
+package haproxy
+
+// storyRuns is how many stories TestConverge tells.
+const storyRuns = 1000
