@@ -1,15 +1,40 @@
 package haproxy
 
 import (
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
+
+// storySeed gives the first seed and the number of stories.
+func storySeed(t *testing.T, runs int) (uint64, int) {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	for name, to := range map[string]any{"PM_SEED": &seed, "PM_RUNS": &runs} {
+		if text := os.Getenv(name); text != "" {
+			if _, err := fmt.Sscan(text, to); err != nil {
+				t.Fatalf("%s=%q: %v", name, text, err)
+			}
+		}
+	}
+	return seed, runs
+}
+
+func countsText(counts map[string]int) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(&b, " %s %d,", name, counts[name])
+	}
+	return strings.TrimSuffix(b.String(), ",")
+}
 
 // dice draws what happens in a property test. The same seed gives the same story.
 type dice struct {

@@ -3,7 +3,6 @@ package haproxy
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -51,28 +50,6 @@ func TestConverge(t *testing.T) {
 	close(next)
 	group.Wait()
 	t.Logf("%d runs from seed %d:%s", runs, first, countsText(total))
-}
-
-// storySeed gives the first seed and the number of stories.
-func storySeed(t *testing.T, runs int) (uint64, int) {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	for name, to := range map[string]any{"PM_SEED": &seed, "PM_RUNS": &runs} {
-		if text := os.Getenv(name); text != "" {
-			if _, err := fmt.Sscan(text, to); err != nil {
-				t.Fatalf("%s=%q: %v", name, text, err)
-			}
-		}
-	}
-	return seed, runs
-}
-
-func countsText(counts map[string]int) string {
-	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(counts)) {
-		fmt.Fprintf(&b, " %s %d,", name, counts[name])
-	}
-	return strings.TrimSuffix(b.String(), ",")
 }
 
 // story is one run.
@@ -203,16 +180,25 @@ func (s *story) disturbed(ctx context.Context) error {
 	s.counts["disturbed passes"]++
 	s.watch(s.want())
 	s.sim.keep = nil
+	matched := s.fileMatches()
 	crashed, _, err := s.apply(ctx)
 	s.note("  gave %v", err)
 	s.sim.armed, s.sim.allowed = "", nil
 	if crashed {
 		s.crash()
+	} else if matched && s.sim.worker != nil && !s.fileMatches() {
+		return fmt.Errorf("after the disturbed pass the file has another structure than the running process")
 	}
 	if s.one(2) {
 		return s.driver.file.flush()
 	}
 	return nil
+}
+
+// fileMatches reports whether the file has the structure that the process runs.
+func (s *story) fileMatches() bool {
+	raw, err := os.ReadFile(s.config.ConfigFile)
+	return err == nil && s.sim.worker != nil && strings.Contains(string(raw), s.sim.worker.description)
 }
 
 // apply makes a pass and reports whether the driver died in it.
