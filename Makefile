@@ -2,12 +2,14 @@
 # without a password), and says so; where it may not, it says what to install.
 
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SLOW        := /testenv/(e2e|bench)$$
 # STORIES are the tests that tell their seed and what happened; they are run so that one sees it.
 STORIES     := Converge
+BRIEF       := grep -Ev '^=== |^ +--- PASS'
 FUZZTIME    ?= 10s
 TESTFLAGS   ?=
 
@@ -25,13 +27,14 @@ build: go ## build bin/proxymatic
 
 test: go gcc haproxy ## unit tests, and those of the drivers with real HAProxy, with the race detector
 	go test -race $(TESTFLAGS) -skip '$(STORIES)' $$(go list ./... | grep -Ev '$(SLOW)')
-	go test -race $(TESTFLAGS) -v -run '$(STORIES)' ./runtime/haproxy
+	go test -race $(TESTFLAGS) -v -run '$(STORIES)' ./runtime/haproxy | $(BRIEF)
 
 e2e: go haproxy ## end-to-end tests: the real binary with real HAProxy under load
-	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e
+	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
 
-bench: build haproxy ## measure how fast changes are served, rendered and written
-	go test -run '^$$' -bench . $(TESTFLAGS) ./runtime/haproxy ./testenv/bench
+bench: go haproxy ## measure how fast changes are rendered, written and served
+	go test -run '^$$' -bench . $(TESTFLAGS) ./runtime/haproxy
+	go test -run '^$$' -bench . -benchtime 1x -timeout 30m $(TESTFLAGS) ./testenv/bench
 
 fuzz: go ## fuzz each parser for FUZZTIME (10s)
 	@grep -r --include='*_test.go' '^func Fuzz' . | sed -E 's/^(.*)\/[^/]*:func (Fuzz[A-Za-z0-9_]*).*/\1 \2/' | sort | \

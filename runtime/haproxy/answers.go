@@ -59,8 +59,8 @@ func parseInfo(text string) (info, error) {
 		case "Version":
 			in.version = value
 		case "description":
-			if i := strings.LastIndex(value, "[proxymatic "); i >= 0 {
-				in.hash, _, _ = strings.Cut(value[i+len("[proxymatic "):], "]")
+			if i := strings.LastIndex(value, tagStart); i >= 0 {
+				in.hash, _, _ = strings.Cut(value[i+len(tagStart):], "]")
 			}
 		}
 	}

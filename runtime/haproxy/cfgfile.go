@@ -69,7 +69,7 @@ func describe(text, hash string) (string, bool) {
 			}
 		}
 	}
-	tag := "[proxymatic " + hash + "]"
+	tag := tag(hash)
 	switch {
 	case global < 0:
 		return text, false
@@ -80,6 +80,11 @@ func describe(text, hash string) (string, bool) {
 	}
 	return strings.Join(lines, ""), true
 }
+
+// tag is how a structure's hash stands in a description.
+func tag(hash string) string { return tagStart + hash + "]" }
+
+const tagStart = "[proxymatic "
 
 // isHeader reports whether a word begins a section of haproxy.cfg.
 func isHeader(word string) bool {

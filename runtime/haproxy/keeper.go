@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -74,24 +75,26 @@ func (k *keeper) write(state fileState) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	text, err := follow(string(raw), state)
-	if err != nil || text == string(raw) {
-		return err
+	text := follow(string(raw), state)
+	if text == string(raw) {
+		return nil
 	}
 	return writeFile(k.path, []byte(text))
 }
 
-// follow gives the file's text after its server lines were brought up to date. A file that somebody has replaced is written
-// anew, from the structure that runs; that must wait while sections wait for a reload.
-func follow(file string, state fileState) (string, error) {
-	text, err := splice(file, state.sections, state.keep)
-	if err == nil {
-		return text, nil
+// follow gives the file's text after its server lines were brought up to date. A file that is not the running process' own
+// (somebody replaced it, or a load that it was written for never came) is written anew from the structure that runs; that
+// must wait while sections wait for a reload.
+func follow(file string, state fileState) string {
+	if strings.Contains(file, tag(state.hash)) {
+		if text, err := splice(file, state.sections, state.keep); err == nil {
+			return text
+		}
 	}
 	if len(state.keep) > 0 {
-		return file, nil
+		return file
 	}
-	return string(fullText(state.outer, state.sections, state.hash)), nil
+	return string(fullText(state.outer, state.sections, state.hash))
 }
 
 // replace writes a whole new text and forgets what was pending. It gives the old text, nil when there was none.
