@@ -162,7 +162,7 @@ func (d *Driver) touched(want []catalog.Service) []catalog.Key {
 func (d *Driver) observe(ctx context.Context, keys []catalog.Key) (observed, error) {
 	deadline := d.now().Add(stoppingFor)
 	for {
-		have, err := observe(ctx, d.cli, keys, d.load1)
+		have, err := observe(ctx, d.cli, keys, d.structureOf)
 		if err == nil && have.stopping {
 			err = fmt.Errorf("the HAProxy that answers (pid %d) is stopping", have.pid)
 			if d.now().Before(deadline) {
@@ -181,8 +181,8 @@ func (d *Driver) observe(ctx context.Context, keys []catalog.Key) (observed, err
 	}
 }
 
-// load1 gives the structure of a hash, from memory when it is the one that ran before.
-func (d *Driver) load1(hash string) (structure, bool) {
+// structureOf gives the structure of a hash, from memory when it is the one that ran before.
+func (d *Driver) structureOf(hash string) (structure, bool) {
 	if d.built.Hash == hash {
 		return d.built, true
 	}

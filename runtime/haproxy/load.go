@@ -105,7 +105,7 @@ func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 // exchange writes the text and brings up the process that is built from it. When that fails the old file comes back: it is
 // what the old process, or a start by somebody else, needs.
 func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure, text []byte) error {
-	if err := d.store.save(st); err != nil {
+	if err := d.store.save(st, v.have.hash); err != nil {
 		return err
 	}
 	old, err := d.file.replace(text)
@@ -120,7 +120,8 @@ func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure, t
 		}
 		return err
 	}
-	return d.carryDown(ctx, l, failedChecks(v.have))
+	d.carryDown(ctx, l, failedChecks(v.have))
+	return nil
 }
 
 func (d *Driver) exchangeProcess(ctx context.Context, v view, hash string) error {
@@ -205,7 +206,7 @@ func failedChecks(have observed) map[catalog.Key]map[string]bool {
 }
 
 // carryDown tells the new process which servers were dead. Its own checks bring them back when they live.
-func (d *Driver) carryDown(ctx context.Context, l layout, down map[catalog.Key]map[string]bool) error {
+func (d *Driver) carryDown(ctx context.Context, l layout, down map[catalog.Key]map[string]bool) {
 	var steps []step
 	for key, names := range down {
 		s := l.sections[key]
@@ -220,6 +221,5 @@ func (d *Driver) carryDown(ctx context.Context, l layout, down map[catalog.Key]m
 			}
 		}
 	}
-	_, err := d.run(ctx, steps, nil)
-	return err
+	_, _ = d.run(ctx, steps, nil) // where it fails, the checks find out again
 }

@@ -80,6 +80,9 @@ func (m *managed) ours(pid int) bool {
 // its processes first.
 func (m *managed) reload(ctx context.Context) error {
 	text, err := m.showProc(ctx)
+	if errors.Is(err, errDown) {
+		return errors.New("the running HAProxy was not started by proxymatic: stop it, or give --haproxy-start and --haproxy-reload commands for it")
+	}
 	if err != nil {
 		return fmt.Errorf("ask HAProxy's master for a reload: %w", err)
 	}

@@ -23,8 +23,8 @@ type store struct {
 
 func (s store) path(hash string) string { return filepath.Join(s.dir, "structure-"+hash) }
 
-// save writes a structure, and removes the oldest when there are many.
-func (s store) save(st structure) error {
+// save writes a structure, and removes the oldest when there are many. The one that runs is kept.
+func (s store) save(st structure, running string) error {
 	text, err := json.Marshal(st)
 	if err != nil {
 		return err
@@ -32,7 +32,7 @@ func (s store) save(st structure) error {
 	if err := writeFile(s.path(st.Hash), text); err != nil {
 		return fmt.Errorf("write structure: %w", err)
 	}
-	s.prune()
+	s.prune(running)
 	return nil
 }
 
@@ -45,8 +45,6 @@ func (s store) load(hash string) (structure, bool) {
 	if err != nil {
 		return structure{}, false
 	}
-	now := time.Now()
-	_ = os.Chtimes(s.path(hash), now, now) // keeps what is in use from being pruned
 	var st structure
 	if json.Unmarshal(raw, &st) != nil || st.Hash != hash {
 		return structure{}, false
@@ -54,7 +52,7 @@ func (s store) load(hash string) (structure, bool) {
 	return st, true
 }
 
-func (s store) prune() {
+func (s store) prune(running string) {
 	names, err := filepath.Glob(s.path("*"))
 	if err != nil || len(names) <= keptStructures {
 		return
@@ -67,7 +65,9 @@ func (s store) prune() {
 	}
 	slices.SortFunc(names, func(a, b string) int { return age[b].Compare(age[a]) })
 	for _, name := range names[keptStructures:] {
-		_ = os.Remove(name) // a structure too many does no harm
+		if name != s.path(running) {
+			_ = os.Remove(name) // a structure too many does no harm
+		}
 	}
 }
 
