@@ -87,7 +87,11 @@ func (d *Driver) remember(v view, waiting map[catalog.Key]bool) {
 		}
 	}
 	for _, s := range v.want {
-		if (v.keys == nil || looked[s.Key]) && !waiting[s.Key] {
+		switch {
+		case v.keys != nil && !looked[s.Key]:
+		case waiting[s.Key]:
+			d.verified[s.Key] = catalog.Service{} // differs from whatever is wanted next, its removal too
+		default:
 			d.verified[s.Key] = s
 		}
 	}
