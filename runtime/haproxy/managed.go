@@ -154,14 +154,14 @@ func (m *managed) binder() (int, bool) {
 
 // stop asks again and again: a signal is lost while the master executes itself anew.
 func (m *managed) stop(ctx context.Context) error {
+	if _, err := m.showProc(ctx); err != nil {
+		return fmt.Errorf("stop HAProxy's master: %w", err)
+	}
 	cred, err := peer(m.socket.path)
 	if err != nil {
-		return nil // it does not run
+		return fmt.Errorf("stop HAProxy's master: %w", err)
 	}
 	pid := int(cred.Pid)
-	if _, err := m.showProc(ctx); err != nil {
-		return err
-	}
 	for ctx.Err() == nil {
 		err := syscall.Kill(pid, syscall.SIGUSR1)
 		if errors.Is(err, syscall.ESRCH) {

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -79,5 +80,8 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.config.Drain)
 	defer cancel()
+	if _, err := d.cli.do(ctx, []string{"show info"}); errors.Is(err, errDown) {
+		return nil
+	}
 	return d.process.stop(ctx)
 }
