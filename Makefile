@@ -11,6 +11,7 @@ SLOW        := /testenv/(e2e|bench)$$
 STORIES     := Converge
 BRIEF       := grep -Ev '^=== |^ +--- PASS'
 FUZZTIME    ?= 10s
+SERVICES    ?= 100
 TESTFLAGS   ?=
 
 .DEFAULT_GOAL := help
@@ -32,9 +33,9 @@ test: go gcc haproxy ## unit tests, and those of the drivers with real HAProxy, 
 e2e: go haproxy ## end-to-end tests: the real binary with real HAProxy under load
 	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
 
-bench: go haproxy ## measure how fast changes are rendered, written and served
+bench: go haproxy ## measure how fast changes are served, with SERVICES (100, or 1000) services
 	go test -run '^$$' -bench . $(TESTFLAGS) ./runtime/haproxy
-	go test -run '^$$' -bench . -benchtime 1x -timeout 30m $(TESTFLAGS) ./testenv/bench
+	go test -run '^$$' -bench './services=$(SERVICES)$$' -benchtime 1x -timeout 60m $(TESTFLAGS) ./testenv/bench
 
 fuzz: go ## fuzz each parser for FUZZTIME (10s)
 	@grep -r --include='*_test.go' '^func Fuzz' . | sed -E 's/^(.*)\/[^/]*:func (Fuzz[A-Za-z0-9_]*).*/\1 \2/' | sort | \
