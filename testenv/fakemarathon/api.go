@@ -1,6 +1,7 @@
 package fakemarathon
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"net/http"
@@ -80,19 +81,56 @@ func (c *Cluster) embeds(req *http.Request) map[string]bool {
 }
 
 func (c *Cluster) allApps(req *http.Request, s state) answer {
-	apps := make([]any, 0, len(s.apps)+len(s.raws))
+	apps := make([]string, 0, len(s.apps)+len(s.raws))
 	embed := c.embeds(req)
 	byApp := map[string][]Task{}
 	for _, t := range s.tasks {
 		byApp[t.AppID] = append(byApp[t.AppID], t)
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.apps)) {
-		apps = append(apps, c.app(s.apps[id], byApp[id], embed))
+		apps = append(apps, c.rendered(s.apps[id], byApp[id], embed))
 	}
 	for _, raw := range s.raws {
-		apps = append(apps, raw.body)
+		apps = append(apps, mustJSON(raw.body))
 	}
-	return list(object{"apps": apps})
+	return list(rendered(`{"apps":[` + strings.Join(apps, ",") + `]}`))
+}
+
+// rendered is a JSON answer that is text already.
+type rendered string
+
+// entry is an app's part of the list as it was rendered last, and from what.
+type entry struct {
+	app   appState
+	tasks []Task
+	embed map[string]bool
+	text  string
+}
+
+// rendered gives app's text, from memory when nothing has changed: a list of a thousand apps would otherwise take longer than
+// what a benchmark measures.
+func (c *Cluster) rendered(a appState, tasks []Task, embed map[string]bool) string {
+	id := a.current().ID
+	if e, ok := c.entries[id]; ok && e.app.same(a) && slices.EqualFunc(e.tasks, tasks, Task.same) && maps.Equal(e.embed, embed) {
+		return e.text
+	}
+	e := entry{a, tasks, embed, mustJSON(c.app(a, tasks, embed))}
+	c.entries[id] = e
+	return e.text
+}
+
+// same reports whether nothing has changed: every change gives another time or deployment.
+func (a appState) same(o appState) bool {
+	return len(a.versions) == len(o.versions) && a.current().version == o.current().version && a.lastScaling == o.lastScaling &&
+		a.lastConfig == o.lastConfig && a.deployment == o.deployment
+}
+
+// same reports whether two tasks are rendered alike.
+func (t Task) same(o Task) bool {
+	ready := t.Ready == o.Ready || t.Ready != nil && o.Ready != nil && *t.Ready == *o.Ready
+	return ready && t.ID == o.ID && t.AppID == o.AppID && t.Host == o.Host && t.State == o.State && t.Version == o.Version &&
+		t.staged == o.staged && t.started == o.started && slices.Equal(t.Ports, o.Ports) && slices.Equal(t.IPs, o.IPs) &&
+		slices.Equal(t.Health, o.Health) && (t.Health == nil) == (o.Health == nil) && bytes.Equal(t.Raw, o.Raw)
 }
 
 func (c *Cluster) app(a appState, tasks []Task, embed map[string]bool) object {

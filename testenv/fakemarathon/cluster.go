@@ -45,7 +45,8 @@ type Cluster struct {
 	noKilling bool
 	planSize  int
 	replicas  []*Replica
-	leader    int // index of a replica, -1 in an election
+	leader    int              // index of a replica, -1 in an election
+	entries   map[string]entry // by app
 	streams   []*stream
 	callbacks map[string]*callback
 	last      time.Time
@@ -62,7 +63,7 @@ func New(gen Generation) *Cluster {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Cluster{gen: gen, v: v, ctx: ctx, cancel: cancel, state: state{apps: map[string]appState{}},
-		changed: make(chan struct{}), callbacks: map[string]*callback{}, nextPort: 10000, nextHost: 31000}
+		changed: make(chan struct{}), callbacks: map[string]*callback{}, entries: map[string]entry{}, nextPort: 10000, nextHost: 31000}
 }
 
 // Close closes all replicas and waits for everything that the cluster started.

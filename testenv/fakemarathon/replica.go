@@ -4,7 +4,6 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/subtle"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -305,7 +304,7 @@ func (r *Replica) spoil(a answer, req *http.Request) answer {
 	default:
 		a.faults.Truncated = strike(&r.faults.Truncated)
 		// Rendered under the lock: raw values are the caller's, the rest is replaced and never written to.
-		a.body = json.RawMessage(mustJSON(a.body))
+		a.body = rendered(mustJSON(a.body))
 	}
 	return a
 }

@@ -9,6 +9,9 @@ import (
 type object = map[string]any
 
 func mustJSON(v any) string {
+	if text, ok := v.(rendered); ok {
+		return string(text)
+	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		panic(fmt.Sprintf("fake Marathon: injected JSON is not valid: %v", err))
