@@ -47,7 +47,7 @@ func TestDefaults(t *testing.T) {
 	unset(t)
 	want := Config{
 		RefreshInterval: time.Minute, GroupSize: 1, MaxConnections: 8192, BindAddress: netip.MustParseAddr("0.0.0.0"),
-		Drain: 30 * time.Second, ReleaseAfter: time.Hour, OnExit: "leave",
+		Drain: 60 * time.Second, ReleaseAfter: time.Hour, OnExit: "leave",
 		PenServers: 32, PenClients: 8192, PenUser: "pen",
 		HAProxyStart: "/etc/init.d/haproxy start", HAProxyReload: "/etc/init.d/haproxy reload",
 		HAProxyConfig: "/etc/haproxy/haproxy.cfg", HAProxySocket: "/run/proxymatic/haproxy.sock", HAProxyCheck: policy.CheckAuto,
