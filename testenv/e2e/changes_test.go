@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
 )
@@ -22,14 +25,61 @@ func TestTasksComeAndGoUnderLoad(t *testing.T) {
 		w.changeTask(random, ports[random.IntN(len(ports))])
 		w.must(load.WaitRequests(w.patient(), 25))
 	}
-	r := w.flawless(load)
-	if r.Requests < 5000 {
-		t.Errorf("%d requests, want 25 for each change", r.Requests)
-	}
+	w.nearlyFlawless(load)
 	w.settled()
 	w.validFile()
 	w.sameWorker(worker)
 	w.reloaded(loads, 0, "200 changes of tasks")
+}
+
+// late is a removal that was applied only when its backend hung already.
+type late struct {
+	stage.Removal
+	applied time.Time
+}
+
+// nearlyFlawless ends a load of which no request may have failed, unless this machine was so busy that a removal could not be
+// applied before its backend hung: that excuses requests to its service which began in between. Most removals must be in time.
+func (w world) nearlyFlawless(l *stage.Load) {
+	w.Helper()
+	w.must(stage.Until(w.patient(), w.runsWanted))
+	r := l.Stop()
+	removals, lates := w.removals()
+	w.Logf("%d requests in %s, %.0f/s, %d failed; %d of %d removals were applied after more than %s",
+		r.Requests, r.Elapsed.Round(time.Millisecond), r.Rate(), len(r.Failed), len(lates), removals, lateness)
+	if 2*len(lates) > removals {
+		w.Errorf("most removals were applied after more than %s", lateness)
+	}
+	for _, f := range r.Failed {
+		if !slices.ContainsFunc(lates, func(r late) bool { return r.Port == f.Port && f.Began.Before(r.applied) && f.Began.After(r.Announced) }) {
+			w.Errorf("a request failed: %s", f)
+		}
+	}
+}
+
+// removals counts the tasks that were removed, and gives those that the run applied late, as it tells itself.
+func (w world) removals() (int, []late) {
+	w.Helper()
+	changes, err := w.host.Changes(w.patient())
+	w.must(err)
+	applied := map[string]time.Time{}
+	for _, c := range changes.Changes {
+		if c.Action == "remove server" {
+			applied[strings.TrimSuffix(c.Server, ":c")] = c.At
+		}
+	}
+	removals := w.site.Removals()
+	var lates []late
+	for _, r := range removals {
+		at, ok := applied[r.Addr]
+		if !ok {
+			w.Errorf("no change tells that %s was removed", r.Addr)
+		}
+		if at.Sub(r.Announced) > lateness {
+			lates = append(lates, late{r, at})
+		}
+	}
+	return len(removals), lates
 }
 
 // changeTask adds a task to a service, or removes one of several.

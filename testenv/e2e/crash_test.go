@@ -60,9 +60,9 @@ func TestHAProxyDiesUnderLoad(t *testing.T) {
 			if took := back.Sub(killed); took > 2*time.Second {
 				t.Errorf("HAProxy was back after %s, want 2 s", took)
 			}
-			for i, when := range r.Lost {
-				if when.Before(killed.Add(-100*time.Millisecond)) || when.After(back) {
-					t.Errorf("a request failed that HAProxy's death does not excuse: %s", r.Failed[i])
+			for _, f := range r.Failed {
+				if f.Began.Before(killed.Add(-100*time.Millisecond)) || f.Began.After(back) {
+					t.Errorf("a request failed that HAProxy's death does not excuse: %s", f)
 				}
 			}
 			w.settled()

@@ -279,8 +279,8 @@ func (w world) flawless(l *stage.Load) stage.Result {
 	if r.Requests == 0 {
 		w.Error("no request was made")
 	}
-	if n := len(r.Failed); n > 0 {
-		w.Errorf("%d of %d requests failed:\n%s", n, r.Requests, strings.Join(r.Failed[:min(n, 20)], "\n"))
+	for _, f := range r.Failed[:min(len(r.Failed), 20)] {
+		w.Errorf("a request failed: %s", f)
 	}
 	return r
 }

@@ -200,6 +200,16 @@ func (h *Host) Status(ctx context.Context) (status.StatusJSON, error) {
 	return s, json.Unmarshal([]byte(body), &s)
 }
 
+// Changes gives the answer of /api/v1/changes: what proxymatic has done, and when.
+func (h *Host) Changes(ctx context.Context) (status.ChangesJSON, error) {
+	var c status.ChangesJSON
+	_, body, err := h.Get(ctx, "/api/v1/changes")
+	if err != nil {
+		return c, err
+	}
+	return c, json.Unmarshal([]byte(body), &c)
+}
+
 // Until calls try, soon again, until it gives no error or ctx ends; then it gives try's last error.
 func Until(ctx context.Context, try func() error) error {
 	for {

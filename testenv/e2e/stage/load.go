@@ -53,8 +53,19 @@ type Load struct {
 	requests atomic.Int64
 
 	mu     sync.Mutex
-	failed []string
-	lost   []time.Time // when the failed requests began
+	failed []Failure
+}
+
+// Failure is a request that was not answered as it should be.
+type Failure struct {
+	Port   int
+	Began  time.Time
+	Reason string
+}
+
+// String gives a line for messages.
+func (f Failure) String() string {
+	return fmt.Sprintf("%s :%d %s", f.Began.Format("15:04:05.000"), f.Port, f.Reason)
 }
 
 // clients is how many requests are under way at a time, at most.
@@ -105,8 +116,7 @@ func (l *Load) ask(port int) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.failed = append(l.failed, fmt.Sprintf("%s :%d %s", began.Format("15:04:05.000"), port, complaint))
-	l.lost = append(l.lost, began)
+	l.failed = append(l.failed, Failure{port, began, complaint})
 }
 
 // Requests is how many requests have ended so far.
@@ -127,8 +137,7 @@ func (l *Load) WaitRequests(ctx context.Context, n int) error {
 type Result struct {
 	Requests int
 	Elapsed  time.Duration
-	Failed   []string    // what went wrong with each failed request
-	Lost     []time.Time // when each of them began
+	Failed   []Failure
 }
 
 // Rate is how many requests were made in a second.
@@ -139,5 +148,5 @@ func (l *Load) Stop() Result {
 	close(l.stop)
 	elapsed := time.Since(l.began)
 	l.clients.Wait()
-	return Result{l.Requests(), elapsed, l.failed, l.lost}
+	return Result{l.Requests(), elapsed, l.failed}
 }

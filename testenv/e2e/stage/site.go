@@ -140,6 +140,26 @@ func (s *Site) Tasks(port int) []*Task {
 	return out
 }
 
+// Removal is a task that was removed.
+type Removal struct {
+	Port      int    // of its service
+	Addr      string // of its backend
+	Announced time.Time
+}
+
+// Removals gives the tasks that were removed so far, in any order.
+func (s *Site) Removals() []Removal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Removal
+	for _, t := range s.tasks {
+		if !t.removed.IsZero() {
+			out = append(out, Removal{t.Port, t.Addr, t.removed})
+		}
+	}
+	return out
+}
+
 // Wanted gives the servers that each service should have now.
 func (s *Site) Wanted() Servers {
 	s.mu.Lock()
