@@ -9,25 +9,31 @@ import (
 
 func TestResultsThatVanishAreNotDeadOnes(t *testing.T) {
 	const running = `,"state":"TASK_RUNNING"`
-	const alive, dead, gone = `,"healthCheckResults":[{"alive":true}]`, `,"healthCheckResults":[{"alive":false}]`, `,"healthCheckResults":[]`
+	alive := oneTask(running + `,"healthCheckResults":[{"alive":true}]`)
+	dead := oneTask(running + `,"healthCheckResults":[{"alive":false}]`)
+	gone := oneTask(running + `,"healthCheckResults":[]`)
+	stopped := oneTask(`,"state":"TASK_KILLING","healthCheckResults":[{"alive":true}]`)
 	cases := map[string]struct {
 		answers []string
 		apart   time.Duration
 		servers int
 	}{
-		"never had a result":                       {[]string{gone, gone}, time.Second, 0},
-		"alive, then nothing is known":             {[]string{alive, gone, gone}, time.Second, 1},
-		"alive, then dead":                         {[]string{alive, gone, dead}, time.Second, 0},
-		"alive, dead, then nothing is known":       {[]string{alive, dead, gone}, time.Second, 0},
-		"nothing is known for longer than we hope": {[]string{alive, gone, gone}, remembered, 0},
-		"alive again":                              {[]string{alive, gone, alive}, remembered, 1},
+		"never had a result":                             {[]string{gone, gone}, time.Second, 0},
+		"alive, then nothing is known":                   {[]string{alive, gone, gone}, time.Second, 1},
+		"alive, then dead":                               {[]string{alive, gone, dead}, time.Second, 0},
+		"alive, dead, then nothing is known":             {[]string{alive, dead, gone}, time.Second, 0},
+		"nothing is known for longer than we hope":       {[]string{alive, gone, gone}, remembered, 0},
+		"alive, then not listed, then nothing is known":  {[]string{alive, "", gone}, time.Second, 1},
+		"alive, then not running, then nothing is known": {[]string{alive, stopped, gone}, time.Second, 0},
+		"not listed for longer than we hope":             {[]string{alive, "", gone}, remembered, 0},
+		"alive again":                                    {[]string{alive, gone, alive}, remembered, 1},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			var found []catalog.Service
 			w := world{hosts: hosts(), groupSize: 1, now: time.Date(2015, 6, 2, 9, 0, 0, 0, time.UTC)}
 			for _, answer := range c.answers {
-				apps, _, err := parseApps([]byte(`{"apps":[` + oneTask(running+answer) + `]}`))
+				apps, _, err := parseApps([]byte(`{"apps":[` + answer + `]}`))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -238,17 +238,21 @@ func (w world) knewAlive(t task) bool { return w.now.Before(w.alive[t.ID]) }
 // in which each check runs several times.
 const remembered = 5 * time.Minute
 
-// remember gives the tasks that are to be believed alive if the next answer has no results of them.
+// remember gives the tasks that are to be believed alive if the next answer has no results of them. A task that the list
+// lacks stays believed: around a failover Marathon's list may be short, or empty.
 func remember(apps []app, w world) map[string]time.Time {
-	out := make(map[string]time.Time)
+	out := maps.Clone(w.alive)
+	if out == nil {
+		out = make(map[string]time.Time)
+	}
+	maps.DeleteFunc(out, func(_ string, until time.Time) bool { return !w.now.Before(until) })
 	for _, a := range apps {
 		for _, t := range a.tasks {
 			switch results, alive := t.results(); {
-			case !t.running():
-			case alive:
+			case t.running() && alive:
 				out[t.ID] = w.now.Add(remembered)
-			case !results && w.knewAlive(t):
-				out[t.ID] = w.alive[t.ID]
+			case !t.running(), results:
+				delete(out, t.ID)
 			}
 		}
 	}

@@ -297,6 +297,27 @@ func TestAnEmptyStandbyIsNotBelievedWhileAnotherReplicaKnowsBetter(t *testing.T)
 	w.until("an emptiness that both replicas confirm", func(s catalog.Snapshot) bool { return len(s.Services) == 0 && s.Err == "" })
 }
 
+func TestAnEmptyListDuringAFailoverDoesNotForgetWhoWasAlive(t *testing.T) {
+	c, replicas, urls := cluster(t, "1.8", "127.0.0.2", "127.0.0.3")
+	c.PutApp(web(1))
+	c.AddTask("/shop/web", task("1", "10.0.0.1"))
+	c.SetHealth("1", true)
+	w := start(t, marathon.Config{URLs: urls})
+	w.serves(webAlone + "  10.0.0.1:31000 on-host\n")
+	before := replicas[0].Requests()["GET /v2/apps"]
+	replicas[0].SetFaults(func(f *fakemarathon.Faults) { f.EmptyLists = -1 })
+	c.FailOver(1) // the new leader lists the task without a result
+	if err := c.WaitStream(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.PutApp(fakemarathon.App{ID: "/z", Ports: []fakemarathon.PortMapping{{ServicePort: 9000}}})
+	w.serves(webAlone + "  10.0.0.1:31000 on-host\n9000/tcp z mode=tcp source=marathon\n")
+	w.never("less than before", func(s catalog.Snapshot) bool { return catalog.CountServers(s.Services) == 0 })
+	if replicas[0].Requests()["GET /v2/apps"] == before {
+		t.Error("the replica with the empty list was not asked")
+	}
+}
+
 func TestAStreamThatSaysNothingIsReplacedAndWhatItMissedIsRead(t *testing.T) {
 	c, _, urls := cluster(t, "1.8", "127.0.0.2")
 	c.PutApp(web(0))
