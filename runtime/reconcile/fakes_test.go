@@ -246,11 +246,14 @@ type rig struct {
 	ended  chan error
 }
 
-// start runs a loop; the test must end with stop.
-func start(t *testing.T, cfg Config) *rig {
+// start runs a loop that was prepared further; the test must end with stop.
+func start(t *testing.T, cfg Config, prepare ...func(*Loop)) *rig {
 	r := &rig{t: t, log: &lines{}, ended: make(chan error, 1)}
 	cfg.Log = r.log.logger()
 	r.loop = New(cfg)
+	for _, p := range prepare {
+		p(r.loop)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	r.cancel = cancel
 	go func() { r.ended <- r.loop.Run(ctx) }()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -81,6 +82,22 @@ func New(cfg Config) *Loop {
 	return l
 }
 
+// Continue takes over what old knew: the sources' snapshots, how the drivers of the same names fare, and the history. The
+// first pass then comes with the start of Run, and what is served waits for no source again. Run of old must have
+// returned, that of l not have begun.
+func (l *Loop) Continue(old *Loop) {
+	l.snaps, l.decision, l.history = maps.Clone(old.snaps), old.decision, old.history
+	for i := range l.drivers {
+		for _, d := range old.drivers {
+			if d.state.Name == l.drivers[i].state.Name {
+				l.drivers[i].state = d.state
+			}
+		}
+	}
+	l.latest.Store(l.newPass(old.Pass().At))
+	l.Wake()
+}
+
 // Pass gives what the latest pass found and did. It is never nil: before the first pass it tells what is waited for.
 func (l *Loop) Pass() *Pass { return l.latest.Load() }
 
@@ -131,6 +148,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	close(l.done)
 	stopDrivers()
 	group.Wait()
+	l.takeInbox() // for the loop that continues this one
 	return errors.Join(errs...)
 }
 

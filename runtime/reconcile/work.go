@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -19,10 +20,15 @@ type driver struct {
 	retryAt  time.Time // when a failed pass is tried again; zero when it did not fail
 }
 
-// work makes one pass: decide, let every driver apply it, publish. As long as a source has not spoken it only publishes.
+// work makes one pass: decide, let every driver apply it, publish. Before the first pass every source must have spoken;
+// one that the configuration got later keeps nothing waiting, for what is served does not come from it.
 func (l *Loop) work(ctx context.Context) {
 	began := time.Now()
-	if len(l.silent()) == 0 {
+	silent := l.silent()
+	if len(silent) == 0 {
+		l.forget()
+	}
+	if len(silent) == 0 || l.history.passes > 0 {
 		l.warnAt = time.Time{}
 		l.decision = l.cfg.Policy.Decide(l.snapshots())
 		for i := range l.drivers {
@@ -100,7 +106,7 @@ func (s DriverState) after(now time.Time, report catalog.Report, err error) Driv
 
 // plan asks every driver what it would do. It ends with either context.
 func (l *Loop) plan(loop, caller context.Context) planReply {
-	if silent := l.silent(); len(silent) > 0 {
+	if silent := l.silent(); len(silent) > 0 && l.history.passes == 0 {
 		return planReply{err: fmt.Errorf("plan: source %s was never read: %s", silent[0].Name, silent[0].Err)}
 	}
 	ctx, cancel := context.WithTimeout(caller, applyLimit)
@@ -123,15 +129,21 @@ func (l *Loop) plan(loop, caller context.Context) planReply {
 	return planReply{pass: pass, err: errors.Join(errs...)}
 }
 
-// snapshots gives the latest of each source, in the order of the configuration.
+// snapshots gives the latest of each source, in the order of their names.
 func (l *Loop) snapshots() []catalog.Snapshot {
-	out := make([]catalog.Snapshot, 0, len(l.cfg.Sources))
-	for _, s := range l.cfg.Sources {
-		if snap, heard := l.snaps[s.Name()]; heard {
-			out = append(out, snap)
-		}
+	out := make([]catalog.Snapshot, 0, len(l.snaps))
+	for _, name := range slices.Sorted(maps.Keys(l.snaps)) {
+		out = append(out, l.snaps[name])
 	}
 	return out
+}
+
+// forget drops the snapshots of sources that the configuration has no more. Until then they count: a source that came
+// in their place may not have spoken yet.
+func (l *Loop) forget() {
+	maps.DeleteFunc(l.snaps, func(name string, _ catalog.Snapshot) bool {
+		return !slices.ContainsFunc(l.cfg.Sources, func(s Source) bool { return s.Name() == name })
+	})
 }
 
 // silent gives the sources that could never be read, with the reason.
