@@ -304,13 +304,7 @@ func TestVersionsAreReadOnceAndForever(t *testing.T) {
 		w.WriteHeader(status)
 		io.WriteString(w, body)
 	})
-	read := func(r *reader) string {
-		got, err := r.read(t.Context(), 0)
-		if err != nil {
-			return "error " + err.Error()
-		}
-		return canonical(got.snapshot.Services, got.snapshot.Problems)
-	}
+	read := func(r *reader) string { return readText(t, r) }
 	const without = "8300/tcp a mode=tcp source=marathon\n"
 	known := mustNew(t, at).reader()
 	for range 3 {

@@ -51,7 +51,11 @@ func (r *reader) read(ctx context.Context, first int) (reading, error) {
 	if err := r.readVersions(ctx, versionsNeeded(apps)); err != nil {
 		return reading{}, err
 	}
-	w := world{versions: make(map[versionKey]versionAnswer), hosts: r.hosts.resolve(ctx, hostsNeeded(apps)), alive: r.alive, now: time.Now(), groupSize: r.groupSize}
+	hosts := r.hosts.resolve(ctx, hostsNeeded(apps))
+	if err := r.hosts.late(hosts, time.Now()); err != nil {
+		return reading{}, err
+	}
+	w := world{versions: make(map[versionKey]versionAnswer), hosts: hosts, alive: r.alive, now: time.Now(), groupSize: r.groupSize}
 	for key, known := range r.versions {
 		w.versions[key] = known.answer
 	}
@@ -60,6 +64,7 @@ func (r *reader) read(ctx context.Context, first int) (reading, error) {
 	}
 	found, more := services(apps, w)
 	r.alive = remember(apps, w)
+	r.hosts.settled = true
 	return reading{replica: at, snapshot: catalog.Snapshot{Source: sourceName, Priority: priority, Services: found,
 		Problems: sortProblems(append(problems, more...)), Succeeded: time.Now()}}, nil
 }
@@ -79,7 +84,7 @@ func (r *reader) readVersions(ctx context.Context, needed []versionKey) error {
 	}
 	var lock sync.Mutex
 	var errs []error
-	each(unknown, func(key versionKey) {
+	each(unknown, 8, func(key versionKey) {
 		known, err := r.readVersion(ctx, key)
 		lock.Lock()
 		defer lock.Unlock()

@@ -13,17 +13,23 @@ import (
 )
 
 // How long an address counts as fresh, when a name without an address is asked again, and how long all names of one reading
-// may take together: what is late keeps its last good address.
+// may take together: what is late keeps its last good address. The first reading has no such address to keep, so it
+// takes its time, and for a while it counts only when no name is late.
 const (
-	hostFresh   = time.Minute
-	hostRetry   = 5 * time.Second
-	hostPatient = 3 * time.Second
+	hostFresh        = time.Minute
+	hostRetry        = 5 * time.Second
+	hostPatient      = 3 * time.Second
+	hostFirstPatient = 15 * time.Second
+	hostStrict       = time.Minute
+	hostParallel     = 64
 )
 
 // resolver gives the addresses of agents. It belongs to one goroutine.
 type resolver struct {
-	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
-	known  map[string]knownHost
+	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
+	known   map[string]knownHost
+	began   time.Time // when names were late at first
+	settled bool      // a reading has counted
 }
 
 type knownHost struct {
@@ -36,14 +42,19 @@ func (r *resolver) resolve(ctx context.Context, hosts []string) map[string]hostA
 	var stale []string
 	now := time.Now()
 	for _, host := range hosts {
-		if !now.Before(r.known[host].until) {
+		known := r.known[host]
+		if !now.Before(known.until) || known.answer.temporary && !r.settled {
 			stale = append(stale, host)
 		}
 	}
-	limited, cancel := context.WithTimeout(ctx, hostPatient)
+	patience := hostPatient
+	if !r.settled {
+		patience = hostFirstPatient
+	}
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var lock sync.Mutex
-	each(stale, func(host string) {
+	each(stale, hostParallel, func(host string) {
 		addrs, err := r.ask(limited, host)
 		lock.Lock()
 		defer lock.Unlock()
@@ -57,10 +68,32 @@ func (r *resolver) resolve(ctx context.Context, hosts []string) map[string]hostA
 	return out
 }
 
-// forget drops expired names that no task needs.
+// late is the error of a reading that would drop tasks because of names that cannot be resolved now, before any reading
+// has counted: those tasks may be serving. After a while a few such names cost only their own tasks, for they would
+// hold up all others; when it is half of the names or more, the resolver is at fault and nothing is concluded.
+func (r *resolver) late(answers map[string]hostAnswer, now time.Time) error {
+	var late []string
+	for host, a := range answers {
+		if a.temporary {
+			late = append(late, host)
+		}
+	}
+	if r.settled || len(late) == 0 {
+		return nil
+	}
+	if r.began.IsZero() {
+		r.began = now
+	}
+	if now.Sub(r.began) >= hostStrict && 2*len(late) < len(answers) {
+		return nil
+	}
+	return errors.New(answers[slices.Min(late)].reason)
+}
+
+// forget drops expired names that no task has needed for long. A list may lack them for a moment around a failover.
 func (r *resolver) forget(needed map[string]hostAnswer, now time.Time) {
 	for host, known := range r.known {
-		if _, ok := needed[host]; !ok && now.After(known.until) {
+		if _, ok := needed[host]; !ok && now.Sub(known.until) > remembered {
 			delete(r.known, host)
 		}
 	}
@@ -89,8 +122,8 @@ func (k knownHost) after(host string, addrs []netip.Addr, err error, now time.Ti
 	case k.answer.addr.IsValid():
 		return knownHost{answer: k.answer, until: now.Add(hostFresh / 2)}
 	default:
-		reason := fmt.Sprintf("its host %.100q cannot be looked up now: %s", host, reason(err))
-		return knownHost{answer: hostAnswer{reason: reason}, until: now.Add(hostRetry)}
+		reason := fmt.Sprintf("host %.100q cannot be resolved now: %s", host, reason(err))
+		return knownHost{answer: hostAnswer{reason: reason, temporary: true}, until: now.Add(hostRetry)}
 	}
 }
 
@@ -113,10 +146,10 @@ func pick(addrs []netip.Addr, last netip.Addr) netip.Addr {
 	return slices.MinFunc(addrs, netip.Addr.Compare)
 }
 
-// each calls do for every item, eight at a time, and returns when all are done.
-func each[T any](items []T, do func(T)) {
+// each calls do for every item, so many at a time, and returns when all are done.
+func each[T any](items []T, parallel int, do func(T)) {
 	var wait sync.WaitGroup
-	slots := make(chan struct{}, 8)
+	slots := make(chan struct{}, parallel)
 	for _, item := range items {
 		slots <- struct{}{}
 		wait.Go(func() {

@@ -33,8 +33,9 @@ type versionAnswer struct {
 
 // hostAnswer is an agent's address, or why there is none.
 type hostAnswer struct {
-	addr   netip.Addr
-	reason string
+	addr      netip.Addr
+	reason    string
+	temporary bool // there may be an address, which cannot be had now
 }
 
 // offer is a service of one app, as one version of it wants it.
