@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,32 @@ import (
 const maxBody = 256 << 20
 
 var errNotFound = errors.New("404 Not Found")
+
+// refusal is an answer of HTTP other than 200.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r refusal) Error() string { return r.text }
+
+// unanswered is what ask gives when no replica had a usable answer.
+type unanswered struct {
+	text string // each replica's failure, in the order of the configuration
+	// refused says that it is about the question, so that other questions may do: a replica calls it bad, or all of them
+	// break on it. Wrong credentials are not about the question.
+	refused bool
+}
+
+func (u unanswered) Error() string { return u.text }
+
+func refused(statuses []int) bool {
+	if slices.Contains(statuses, http.StatusUnauthorized) {
+		return false
+	}
+	return slices.ContainsFunc(statuses, func(s int) bool { return s >= 400 && s < 500 }) ||
+		!slices.ContainsFunc(statuses, func(s int) bool { return s < 500 })
+}
 
 // client asks the replicas of one Marathon.
 type client struct {
@@ -143,7 +170,7 @@ type question struct {
 // error names every replica, in the order of the configuration.
 func (c *client) ask(ctx context.Context, q question) (int, error) {
 	n := len(c.replicas)
-	failures := make([]string, n)
+	failures, statuses := make([]string, n), make([]int, n)
 	for i := range n {
 		at := (q.first + i) % n
 		body, err := c.get(ctx, c.replicas[at], q.path, c.patience(ctx, n-i))
@@ -159,8 +186,11 @@ func (c *client) ask(ctx context.Context, q question) (int, error) {
 			return at, errNotFound
 		}
 		failures[at] = fmt.Sprintf("%s: %s", c.replicas[at], reason(err))
+		if answer := (refusal{}); errors.As(err, &answer) {
+			statuses[at] = answer.status
+		}
 	}
-	return 0, errors.New(strings.Join(failures, "; "))
+	return 0, unanswered{text: strings.Join(failures, "; "), refused: refused(statuses)}
 }
 
 // patience is how long one replica may take, so that a silent one leaves time for the others before the caller's
@@ -221,7 +251,7 @@ func statusError(status int, body []byte) error {
 	if json.Unmarshal(body, &answer) == nil && answer.Message != "" {
 		text += fmt.Sprintf(": %.200s", clean(answer.Message))
 	}
-	return errors.New(text)
+	return refusal{status: status, text: text}
 }
 
 // reason is an error's text without what differs from one attempt to the next, such as the port that the connection

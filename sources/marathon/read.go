@@ -3,7 +3,9 @@ package marathon
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +30,7 @@ type reader struct {
 type knownVersion struct {
 	answer versionAnswer
 	until  time.Time // when to ask again; zero is never
+	used   time.Time // when a task of it was listed last
 }
 
 // reading is a snapshot, and the replica that gave it.
@@ -48,16 +51,18 @@ func (r *reader) read(ctx context.Context, first int) (reading, error) {
 		return reading{}, err
 	}
 	r.client.preferred.Store(int64(at))
-	if err := r.readVersions(ctx, versionsNeeded(apps)); err != nil {
+	needed := versionsNeeded(apps)
+	if err := r.readVersions(ctx, needed); err != nil {
 		return reading{}, err
 	}
+	r.learn(apps, time.Now())
 	hosts := r.hosts.resolve(ctx, hostsNeeded(apps))
 	if err := r.hosts.late(hosts, time.Now()); err != nil {
 		return reading{}, err
 	}
 	w := world{versions: make(map[versionKey]versionAnswer), hosts: hosts, alive: r.alive, now: time.Now(), groupSize: r.groupSize}
-	for key, known := range r.versions {
-		w.versions[key] = known.answer
+	for _, key := range needed {
+		w.versions[key] = r.versions[key].answer
 	}
 	if ctx.Err() != nil {
 		return reading{}, ctx.Err()
@@ -69,19 +74,15 @@ func (r *reader) read(ctx context.Context, first int) (reading, error) {
 		Problems: sortProblems(append(problems, more...)), Succeeded: time.Now()}}, nil
 }
 
-// readVersions makes the cache hold what is needed and nothing else.
+// readVersions makes the cache hold what is needed. It keeps for a while what is not: around a failover a list may lack
+// tasks for a moment, and Marathon may not be able to tell their versions again.
 func (r *reader) readVersions(ctx context.Context, needed []versionKey) error {
 	now := time.Now()
-	kept := make(map[versionKey]knownVersion, len(needed))
-	var unknown []versionKey
-	for _, key := range needed {
+	maps.DeleteFunc(r.versions, func(_ versionKey, known knownVersion) bool { return now.Sub(known.used) > remembered })
+	unknown := slices.DeleteFunc(slices.Clone(needed), func(key versionKey) bool {
 		known, ok := r.versions[key]
-		if !ok || !known.until.IsZero() && now.After(known.until) {
-			unknown = append(unknown, key)
-			continue
-		}
-		kept[key] = known
-	}
+		return ok && (known.until.IsZero() || now.Before(known.until))
+	})
 	var lock sync.Mutex
 	var errs []error
 	each(unknown, 8, func(key versionKey) {
@@ -92,17 +93,35 @@ func (r *reader) readVersions(ctx context.Context, needed []versionKey) error {
 			errs = append(errs, err)
 			return
 		}
-		kept[key] = known
+		r.versions[key] = known
 	})
-	r.versions = kept
 	if len(errs) > 0 {
 		return errs[0]
+	}
+	for _, key := range needed {
+		known := r.versions[key]
+		known.used = now
+		r.versions[key] = known
 	}
 	return nil
 }
 
-// readVersion gives a definition, or an answer with the reason why Marathon has none. An error means that no replica
-// could say.
+// learn keeps the definitions of the versions that run now: once an app is upgraded they pair the ports of the tasks
+// that still run, without a question that Marathon might not answer.
+func (r *reader) learn(apps []app, now time.Time) {
+	for _, a := range apps {
+		last := ""
+		for _, t := range a.tasks {
+			if t.Version != last && t.running() && a.runs(t) {
+				last = t.Version
+				r.versions[versionKey{a.ID, t.Version}] = knownVersion{answer: versionAnswer{definition: a.definition}, used: now}
+			}
+		}
+	}
+}
+
+// readVersion gives a definition, or an answer with the reason why Marathon gives none. An error means that no replica
+// could say, so that other questions would fare no better.
 func (r *reader) readVersion(ctx context.Context, key versionKey) (knownVersion, error) {
 	missing := func(reason string) (knownVersion, error) {
 		return knownVersion{answer: versionAnswer{reason: reason}, until: time.Now().Add(r.forgive)}, nil
@@ -117,9 +136,12 @@ func (r *reader) readVersion(ctx context.Context, key versionKey) (knownVersion,
 		known.answer.definition, malformed = parseDefinition(body)
 		return nil
 	}}
+	var failed unanswered
 	switch _, err := r.client.ask(ctx, q); {
 	case errors.Is(err, errNotFound):
 		return missing("Marathon no longer knows it")
+	case errors.As(err, &failed) && failed.refused:
+		return missing("Marathon does not tell it: " + failed.text)
 	case err != nil:
 		return knownVersion{}, err
 	case malformed != nil:

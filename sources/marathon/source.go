@@ -106,7 +106,8 @@ func (s *Source) Read(ctx context.Context) (catalog.Snapshot, error) {
 
 func (s *Source) reader() *reader {
 	return &reader{client: s.client, groupSize: s.config.GroupSize, forgive: s.config.RefreshInterval,
-		hosts: resolver{lookup: s.config.Resolve, known: make(map[string]knownHost)}}
+		versions: make(map[versionKey]knownVersion),
+		hosts:    resolver{lookup: s.config.Resolve, known: make(map[string]knownHost)}}
 }
 
 // Run sends a snapshot when something has changed, when reading begins or ceases to fail, and one each refresh
