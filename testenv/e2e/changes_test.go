@@ -13,6 +13,9 @@ import (
 // Removed backends hang soon after their removal was announced: a driver that goes on sending to one, or that reloads without
 // care, fails requests here.
 func TestTasksComeAndGoUnderLoad(t *testing.T) {
+	if slowed {
+		t.Skip("under the race detector clients and backends starve the host, so nothing would be shown: run it without")
+	}
 	w := newWorld(t)
 	ports := w.services(20, 3)
 	w.start()
@@ -20,7 +23,7 @@ func TestTasksComeAndGoUnderLoad(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	load := w.load(ports, 700)
+	load := w.load(ports, 600)
 	for range 200 {
 		w.changeTask(random, ports[random.IntN(len(ports))])
 		w.must(load.WaitRequests(w.patient(), 25))

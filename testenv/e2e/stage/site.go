@@ -18,10 +18,10 @@ type Site struct {
 	Replica  *fakemarathon.Replica
 	URL      string
 
-	hanging sync.WaitGroup
-	mu      sync.Mutex
-	tasks   map[string]*Task // by name; those that are gone stay, to judge answers by
-	serial  int
+	mu     sync.Mutex
+	tasks  map[string]*Task // by name; those that are gone stay, to judge answers by
+	timers []*time.Timer    // of backends that are to hang
+	serial int
 }
 
 // Task is a task of a service and the backend that it is.
@@ -48,7 +48,9 @@ func NewSite(gen fakemarathon.Generation) (*Site, error) {
 
 // Close ends Marathon and all backends.
 func (s *Site) Close() {
-	s.hanging.Wait()
+	for _, t := range s.timers {
+		t.Stop()
+	}
 	s.Marathon.Close()
 	for _, t := range s.tasks {
 		t.server.Close()
@@ -105,13 +107,9 @@ func (s *Site) AddTask(port int) (*Task, error) {
 func (s *Site) RemoveTask(t *Task, while time.Duration) {
 	s.Marathon.Kill(t.ID)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	t.removed = time.Now()
-	s.mu.Unlock()
-	s.hanging.Add(1)
-	time.AfterFunc(while, func() {
-		t.server.Hang()
-		s.hanging.Done()
-	})
+	s.timers = append(s.timers, time.AfterFunc(while, t.server.Hang))
 }
 
 // RemoveService removes a service with its tasks, which go on answering whoever still asks them.
