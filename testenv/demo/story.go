@@ -14,8 +14,9 @@ type story struct {
 	ctx     context.Context
 	site    *stage.Site
 	host    *stage.Host
-	first   int // loads of HAProxy until the story begins: its start
-	reloads int // those that were promised so far
+	ports   []int // of the services that are there from the beginning
+	first   int   // loads of HAProxy until the story begins: its start
+	reloads int   // those that were promised so far
 }
 
 const (
@@ -58,6 +59,7 @@ func (s *story) begin() error {
 			return err
 		}
 	}
+	s.ports = ports
 	s.say("A fake Marathon at %s has %d services with %d tasks each, on ports %s.", s.site.URL, services, tasks,
 		strings.Trim(fmt.Sprint(ports), "[]"))
 	if err := s.start(); err != nil {
@@ -115,7 +117,7 @@ func (s *story) counted() error {
 }
 
 func (s *story) scale() error {
-	port := s.site.Ports()[0]
+	port := s.ports[0]
 	began := time.Now()
 	task, err := s.site.AddTask(port)
 	if err != nil {
@@ -128,7 +130,7 @@ func (s *story) scale() error {
 	if err := s.counted(); err != nil {
 		return err
 	}
-	s.say("Service %d is scaled to %d tasks:    added task served after %s, reloads %d", port, tasks+1, millis(took), s.reloads)
+	s.say("Service %d is scaled to %d tasks:     added task served after %s, reloads %d", port, tasks+1, millis(took), s.reloads)
 	return nil
 }
 
@@ -149,13 +151,12 @@ func (s *story) newService() error {
 	if err := stage.Until(s.ctx, s.counted); err != nil { // HAProxy serves a moment before proxymatic has looked
 		return err
 	}
-	s.say("Service %d is new:                 served after %s, reloads %d", ports[0], millis(took), s.reloads)
+	s.say("Service %d is new:                   served after %s, reloads %d", ports[0], millis(took), s.reloads)
 	return nil
 }
 
 func (s *story) removeService() error {
-	ports := s.site.Ports()
-	port := ports[len(ports)-1]
+	port := s.ports[1]
 	began := time.Now()
 	s.site.RemoveService(port)
 	err := stage.Until(s.ctx, func() error {
@@ -171,7 +172,7 @@ func (s *story) removeService() error {
 	if err := s.counted(); err != nil {
 		return err
 	}
-	s.say("Service %d is removed:             refused after %s, reloads still %d", port, millis(took), s.reloads)
+	s.say("Service %d is removed:               refused after %s, reloads still %d", port, millis(took), s.reloads)
 	return nil
 }
 
