@@ -16,7 +16,7 @@ import (
 const (
 	maxTries      = 4                      // how often a pass acts and reads back before it reports what differs
 	stoppingFor   = time.Second            // how long an old worker may go on answering after a reload
-	lookAgain     = 2 * time.Second        // how often the holder of a taken port is looked for
+	lookAgain     = 5 * time.Second        // how often the holder of a taken port is looked for
 	deleteAgain   = 50 * time.Millisecond  // how soon a removed server with connections is tried again, at first
 	deleteSlowest = time.Second            // and at last
 	afterFailure  = 100 * time.Millisecond // how soon everything is looked at after a failed reload, a few times
@@ -29,6 +29,8 @@ type view struct {
 	have   observed
 	layout layout
 	plan   plan
+
+	blocked error // why no load can be made, whatever the plan says
 }
 
 // Plan observes the proxy and tells what Apply would do now.
@@ -46,7 +48,7 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 		v.reportLoad(&r)
 	}
 	d.describe(v, &r)
-	return r, nil
+	return r, v.blocked
 }
 
 // Apply makes HAProxy offer what is wanted: it observes, plans, acts, and reads back until nothing is left to do.
@@ -64,7 +66,7 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 		if tries == 1 {
 			r.Drift = d.drift(v)
 		}
-		load := len(v.plan.reloads) > 0 && d.pace.due(d.now(), v)
+		load := len(v.plan.reloads) > 0 && v.blocked == nil && d.pace.due(d.now(), v)
 		if len(v.plan.steps) == 0 && !load || tries == maxTries {
 			return d.settle(ctx, v, r, errs)
 		}
@@ -101,6 +103,7 @@ func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []cata
 	if err != nil {
 		return view{}, err
 	}
+	have.deaf = !have.alive && d.process.deaf()
 	for {
 		v := view{keys: keys, have: have, want: d.untaken(want)}
 		if v.layout, err = d.layout(v.want, have.built); err != nil {
@@ -120,8 +123,8 @@ func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []cata
 		if len(found) == 0 {
 			return v, nil
 		}
-		if err := d.quarantine(v, found); err != nil {
-			return view{}, err
+		if v.blocked = d.quarantine(v, found); v.blocked != nil {
+			return v, nil
 		}
 	}
 }
@@ -173,10 +176,6 @@ func (d *Driver) observe(ctx context.Context, keys []catalog.Key) (observed, err
 		if err != nil {
 			return have, fmt.Errorf("observe HAProxy: %w", err)
 		}
-		if d.last == nil && have.known {
-			d.last = d.file.lines(have.built, &d.render.lines)
-		}
-		have.last = d.last
 		return have, nil
 	}
 }

@@ -116,7 +116,7 @@ func (s *story) tail() string {
 
 // step lets things happen, perhaps a disturbed pass among them, and then the undisturbed one that must put all right.
 func (s *story) step(ctx context.Context) error {
-	s.sim.pass(3 * time.Second)
+	s.sim.pass(lookAgain + time.Second)
 	if s.one(20) {
 		s.sim.pass(20 * time.Minute) // time for ports to be released and sessions to be shut down
 	}

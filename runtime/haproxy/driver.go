@@ -56,7 +56,6 @@ type Driver struct {
 	pid      int
 	built    structure
 	verified map[catalog.Key]catalog.Service // what the last passes proved
-	last     map[catalog.Key]*section        // and the lines that the servers were made from
 	leaving  map[string]leaving              // removed servers that still have connections, by path
 	gone     map[catalog.Key]time.Time       // removed services whose ports are still bound
 	taken    map[catalog.Key]string          // services that wait for a port, and who has it
@@ -89,7 +88,7 @@ func New(config Config) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("template: %w", err)
 	}
-	d := &Driver{config: config, cli: socket{config.Socket}, ports: hostPorts{}, render: render, store: store{config.RunDir},
+	d := &Driver{config: config, cli: socket{config.Socket}, ports: hostPorts{config.ConfigFile}, render: render, store: store{config.RunDir},
 		file: &keeper{path: config.ConfigFile, changed: make(chan struct{}, 1)}, now: time.Now, check: checkConfig, alarm: make(chan time.Duration, 1), worker: make(chan int, 1),
 		leaving: map[string]leaving{}, gone: map[catalog.Key]time.Time{}, taken: map[catalog.Key]string{}}
 	if config.Start == Managed || config.Reload == Managed {

@@ -17,6 +17,7 @@ type fileState struct {
 	hash     string // of the structure that the process runs
 	sections map[catalog.Key]*section
 	keep     map[catalog.Key]bool // sections to leave as they are: they wait for a reload
+	partial  bool                 // what is here is not all that the process runs: some of it waits for a reload
 }
 
 // keeper keeps haproxy.cfg in step with the running process. The socket comes first and the file follows, since a change
@@ -83,15 +84,15 @@ func (k *keeper) write(state fileState) error {
 }
 
 // follow gives the file's text after its server lines were brought up to date. A file that is not the running process' own
-// (somebody replaced it, or a load that it was written for never came) is written anew from the structure that runs; that
-// must wait while sections wait for a reload.
+// (somebody replaced it, or a load that it was written for never came) is written anew, which must wait while anything
+// waits for a reload.
 func follow(file string, state fileState) string {
 	if strings.Contains(file, tag(state.hash)) {
 		if text, err := splice(file, state.sections, state.keep); err == nil {
 			return text
 		}
 	}
-	if len(state.keep) > 0 {
+	if state.partial {
 		return file
 	}
 	return string(fullText(state.outer, state.sections, state.hash))
@@ -110,39 +111,4 @@ func (k *keeper) replace(text []byte) ([]byte, error) {
 		return old, fmt.Errorf("write %s: %w", k.path, err)
 	}
 	return old, nil
-}
-
-// lines reads the managed server lines of the file: what the running servers were made from.
-func (k *keeper) lines(built structure, parser *lineParser) map[catalog.Key]*section {
-	out := map[catalog.Key]*section{}
-	raw, err := os.ReadFile(k.path)
-	if err != nil {
-		return out // a missing file tells nothing, and is written anew
-	}
-	pieces, err := cutPieces(string(raw))
-	if err != nil {
-		return out
-	}
-	for _, p := range pieces {
-		b, ok := built.service(p.key)
-		if !ok {
-			continue
-		}
-		if s, err := parseSection(p.key, b.Name, p.text, func(name string) bool { return !b.isFixed(name) }, nil, parser); err == nil {
-			out[p.key] = s
-		}
-	}
-	return out
-}
-
-// isFixed reports whether a server name is the template's own in any of the section's proxies.
-func (b builtService) isFixed(server string) bool {
-	for _, p := range b.Proxies {
-		for _, name := range p.Fixed {
-			if name == server {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -97,7 +97,7 @@ func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 		return nil
 	}
 	d.pace.succeeded(d.now(), v.plan.start)
-	d.verified, d.last = nil, l.sections
+	d.verified = nil
 	v.reportLoad(r)
 	return nil
 }
@@ -180,8 +180,8 @@ func (d *Driver) explain(ctx context.Context) error {
 		return nil
 	}
 	d.pace.text = nil
-	path := filepath.Join(d.config.RunDir, "refused.cfg")
-	if err := writeFile(path, text); err != nil {
+	path := filepath.Join(d.config.RunDir, "refused.cfg") // stays, for the operator to look at
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		return err
 	}
 	return d.check(ctx, path)

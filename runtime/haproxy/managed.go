@@ -19,8 +19,13 @@ import (
 type managed struct {
 	config string // path of haproxy.cfg
 	socket socket // the master's
-	exited atomic.Pointer[string]
-	failed int // failed reloads that the master had counted before ours; -1 is unknown
+	child  *child // that we started; nil when we found it running
+	failed int    // failed reloads that the master had counted before ours; -1 is unknown
+}
+
+// child is an HAProxy that we started.
+type child struct {
+	ended atomic.Pointer[string] // how
 }
 
 func newManaged(config, runDir string) *managed {
@@ -32,8 +37,9 @@ func (m *managed) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.clear(ctx); err != nil {
-		return err
+	old := listening(m.socket.path)
+	if len(old) == 0 {
+		m.clear(ctx)
 	}
 	m.failed = -1
 	// Quiet: after the start HAProxy would tell each change a second time.
@@ -43,37 +49,59 @@ func (m *managed) start(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", program, err)
 	}
-	m.exited.Store(nil)
+	started := &child{}
+	m.child = started
 	go func() { // ends with the child; nobody else reaps it
-		err := cmd.Wait()
-		text := fmt.Sprintf("haproxy ended: %v", err)
-		m.exited.Store(&text)
+		text := fmt.Sprintf("haproxy ended: %v", cmd.Wait())
+		started.ended.Store(&text)
 	}()
+	if len(old) > 0 {
+		return m.replace(ctx, cmd.Process.Pid, old)
+	}
 	return nil
 }
 
-// clear waits for a master whose worker has died to end too, as it does by itself, and ends it when it does not.
-func (m *managed) clear(ctx context.Context) error {
-	cred, err := peer(m.socket.path)
-	if err != nil || !m.ours(int(cred.Pid)) {
-		return nil
+// replace lets the workers of a deaf HAProxy end when their connections have, as soon as the new one answers: both listen
+// until then, since HAProxy binds with SO_REUSEPORT.
+func (m *managed) replace(ctx context.Context, master int, old []int) error {
+	for { // until then the old master has the socket
+		if cred, err := peer(m.socket.path); err == nil && int(cred.Pid) == master {
+			break
+		}
+		if err := m.refused(ctx); err != nil {
+			return fmt.Errorf("start an HAProxy beside the one whose stats socket is gone: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	short, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	if waitExit(short, int(cred.Pid)) == nil {
-		return nil
+	if _, err := m.showProc(ctx); err != nil {
+		return fmt.Errorf("start an HAProxy beside the one whose stats socket is gone: %w", err)
 	}
-	if err := syscall.Kill(int(cred.Pid), syscall.SIGKILL); err != nil {
-		return fmt.Errorf("end HAProxy's master %d, whose worker has died: %w", cred.Pid, err)
+	var errs []error
+	for _, pid := range old {
+		if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, fmt.Errorf("stop HAProxy %d, whose stats socket is gone: %w", pid, err))
+		}
 	}
-	return waitExit(ctx, int(cred.Pid))
+	return errors.Join(errs...)
 }
 
-// ours reports whether a process is a master that was started with our socket.
-func (m *managed) ours(pid int) bool {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(raw), m.socket.path)
+// clear waits a moment for a master whose worker has died to end too, as it does by itself. One that was asked to stop may
+// stay for as long as its connections: it listens no more, and is in nobody's way.
+func (m *managed) clear(ctx context.Context) {
+	cred, err := peer(m.socket.path)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_ = waitExit(ctx, int(cred.Pid))
 }
+
+func (m *managed) deaf() bool { return len(listening(m.socket.path)) > 0 }
 
 // reload asks the master. 2.6 answers nothing and builds the worker later; from 2.7 on the answer is the verdict. The master
 // cannot be reached while it executes itself anew, and a reload just after its start would kill it, so it must have told of
@@ -85,6 +113,9 @@ func (m *managed) reload(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("ask HAProxy's master for a reload: %w", err)
+	}
+	if m.child != nil && m.child.ended.Load() != nil {
+		m.child = nil // somebody else has started the one that runs
 	}
 	m.failed = failedReloads(text)
 	answer, err := m.socket.master(ctx, "reload")
@@ -128,8 +159,10 @@ func failedReloads(text string) int {
 }
 
 func (m *managed) refused(ctx context.Context) error {
-	if text := m.exited.Load(); text != nil {
-		return fmt.Errorf("%s", *text)
+	if m.child != nil {
+		if text := m.child.ended.Load(); text != nil {
+			return errors.New(*text)
+		}
 	}
 	if m.failed < 0 {
 		return nil
@@ -171,11 +204,12 @@ func (m *managed) stop(ctx context.Context) error {
 			return fmt.Errorf("stop HAProxy's master %d: %w", pid, err)
 		}
 		short, cancel := context.WithTimeout(ctx, time.Second)
-		err = waitExit(short, pid)
-		cancel()
-		if err == nil {
+		if err = waitExit(short, pid); err == nil {
+			cancel()
 			return nil
 		}
+		<-short.Done()
+		cancel()
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("end HAProxy's master %d: %w", pid, err)

@@ -18,7 +18,7 @@ type observed struct {
 	open    map[string]bool              // frontends that were read: whether they listen
 	backs   map[string]bool              // backends that were read
 	servers map[string]map[string]server // backends that were read, by server name
-	last    map[catalog.Key]*section     // the lines that the servers were made from
+	deaf    bool                         // it runs, but not on its stats socket
 }
 
 // cli is the stats socket; the tests have another.

@@ -34,6 +34,9 @@ func makePlan(want map[catalog.Key]*section, o outer, have observed, keys, relea
 	var p plan
 	if !have.alive {
 		p.start, p.reloads = true, []string{"HAProxy does not run"}
+		if have.deaf {
+			p.reloads = []string{"HAProxy runs, but its stats socket is gone"}
+		}
 		p.fresh = slices.SortedFunc(maps.Keys(want), catalog.Key.Compare)
 		return p
 	}
@@ -168,10 +171,6 @@ func (s *section) lines(proxyName string) []serverLine {
 func (p *plan) server(key catalog.Key, b builtService, backend string, line serverLine, want *section, have observed) {
 	is, ok := have.servers[backend][line.name]
 	path := backend + "/" + line.name
-	if was, known := have.last[key].line(backend, line.name); ok && known && was.fixed != line.fixed {
-		p.reload(key, fmt.Sprintf("server %s of %s changed from %q to %q", line.name, title(b.Name, key), was.fixed, line.fixed))
-		return
-	}
 	if !ok {
 		if want.static != "" {
 			p.reload(key, fmt.Sprintf("server %s is missing in %s", line.name, title(b.Name, key))+because(want.static))

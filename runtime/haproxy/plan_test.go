@@ -16,7 +16,7 @@ func runs(t *testing.T, d *Driver, services []catalog.Service) observed {
 		t.Fatal(err)
 	}
 	have := observed{info: info{pid: 7, version: "2.6.12", hash: l.structure().Hash}, alive: true, known: true, built: l.structure(),
-		open: map[string]bool{}, backs: map[string]bool{}, servers: map[string]map[string]server{}, last: l.sections}
+		open: map[string]bool{}, backs: map[string]bool{}, servers: map[string]map[string]server{}}
 	for _, s := range l.sections {
 		for _, p := range s.proxies {
 			have.open[p.name], have.backs[p.name] = true, true

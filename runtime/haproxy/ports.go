@@ -36,9 +36,11 @@ const (
 )
 
 // hostPorts are the ports of the network namespace that we live in.
-type hostPorts struct{}
+type hostPorts struct {
+	config string // an HAProxy with this file in its command line is ours
+}
 
-func (hostPorts) look(addrs []netip.AddrPort, self int, connections bool) (map[netip.AddrPort]string, error) {
+func (h hostPorts) look(addrs []netip.AddrPort, self int, connections bool) (map[netip.AddrPort]string, error) {
 	taken := map[netip.AddrPort]string{}
 	if len(addrs) == 0 {
 		return taken, nil
@@ -58,17 +60,29 @@ func (hostPorts) look(addrs []netip.AddrPort, self int, connections bool) (map[n
 		}
 		wanted[a.Port()] = append(wanted[a.Port()], a)
 	}
+	var owners map[uint32]int // costs a walk through all processes
 	for _, s := range sockets {
 		for _, a := range wanted[s.local.Port()] {
-			if _, known := taken[a]; known || !overlap(a.Addr(), s.local.Addr()) {
+			if _, known := taken[a]; known || !s.excludes(a.Addr()) {
 				continue
 			}
-			if who, foreign := holder(s, self); foreign {
+			if owners == nil {
+				owners = socketOwners()
+			}
+			if who, foreign := h.holder(s, owners[s.inode], self); foreign {
 				taken[a] = who
 			}
 		}
 	}
 	return taken, nil
+}
+
+// excludes reports whether a socket's address stands in the way of another on its port.
+func (s tcpSocket) excludes(a netip.Addr) bool {
+	if a.Is4() && s.only6 {
+		return false
+	}
+	return overlap(a, s.local.Addr())
 }
 
 // overlap reports whether two bound addresses exclude each other on one port.
@@ -79,42 +93,55 @@ func overlap(a, b netip.Addr) bool {
 
 // holder tells who has a socket, and whether that is anybody but HAProxy. A connection of an HAProxy (an old worker's, say)
 // does not stop another from binding; a listener of an HAProxy that is not ours does.
-func holder(s tcpSocket, self int) (string, bool) {
+func (h hostPorts) holder(s tcpSocket, pid, self int) (string, bool) {
 	kind := "a connection"
 	if s.listen {
 		kind = "a listener"
 	}
-	if s.inode == 0 {
-		return "a connection that was closed less than a minute ago (TIME_WAIT)", true
-	}
-	pid, program := owner(s.inode)
 	switch {
+	case s.inode == 0:
+		return "a connection that was closed less than a minute ago (TIME_WAIT)", true
 	case pid == 0:
 		return fmt.Sprintf("%s of user %d", kind, s.uid), true
-	case pid == self, program == "haproxy" && !s.listen:
+	case pid == self:
+		return "", false
+	}
+	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	program := strings.TrimSpace(string(name))
+	if program == "haproxy" && (!s.listen || commandLineHas(pid, h.config)) {
 		return "", false
 	}
 	return fmt.Sprintf("%s of %s (pid %d)", kind, program, pid), true
 }
 
-// owner finds the process that has a socket; pid 0 when it cannot be seen.
-func owner(inode uint32) (pid int, program string) {
-	target := fmt.Sprintf("socket:[%d]", inode)
+// socketOwners gives the process of each socket, as far as we may see it.
+func socketOwners() map[uint32]int {
+	out := map[uint32]int{}
 	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
 	if err != nil {
-		return 0, ""
+		return out
 	}
 	for _, link := range links {
-		if to, err := os.Readlink(link); err != nil || to != target {
+		to, err := os.Readlink(link)
+		if err != nil || !strings.HasPrefix(to, "socket:[") {
 			continue
 		}
-		dir := filepath.Dir(filepath.Dir(link))
-		name, _ := os.ReadFile(filepath.Join(dir, "comm"))
-		if _, err := fmt.Sscanf(filepath.Base(dir), "%d", &pid); err == nil {
-			return pid, strings.TrimSpace(string(name))
+		var inode uint32
+		var pid int
+		if _, err := fmt.Sscanf(to, "socket:[%d]", &inode); err != nil {
+			continue
+		}
+		if _, err := fmt.Sscanf(link, "/proc/%d/", &pid); err == nil {
+			out[inode] = pid
 		}
 	}
-	return 0, ""
+	return out
+}
+
+// commandLineHas reports whether a process was started with a path in its command line.
+func commandLineHas(pid int, path string) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.Contains(string(raw), path)
 }
 
 // bind never listens: clients are still refused. A hold has SO_REUSEPORT without SO_REUSEADDR: HAProxy can bind beside it,

@@ -15,8 +15,11 @@ import (
 
 // process starts HAProxy and makes it load its file anew. Whether that worked is judged by the worker that answers.
 type process interface {
-	// start starts HAProxy, which does not answer now.
+	// start starts HAProxy, which does not answer now. One that is deaf serves until the new one does.
 	start(ctx context.Context) error
+	// deaf reports whether HAProxy runs and listens on services' ports, though nobody answers on its stats socket. A reload
+	// does not bring the socket back: the new worker inherits the old one's, which has no path any more.
+	deaf() bool
 	// reload makes the running HAProxy build a new worker from the file. An error means that it was refused.
 	reload(ctx context.Context) error
 	// refused tells why a start or reload that was begun has failed, as far as that can be known; nil while it may succeed.
@@ -73,12 +76,15 @@ func complaints(out string) string {
 
 // waitExit blocks until a process has ended or ctx does. A process that is not there has ended.
 func waitExit(ctx context.Context, pid int) error {
-	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, syscall.ESRCH) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // PIDFD_NONBLOCK is refused before Linux 5.10
+		return errors.Join(fmt.Errorf("watch process %d: %w", pid, err), unix.Close(fd))
 	}
 	file := os.NewFile(uintptr(fd), "pidfd")
 	defer file.Close()
@@ -96,4 +102,23 @@ func waitExit(ctx context.Context, pid int) error {
 		return ctx.Err()
 	}
 	return err
+}
+
+// listening gives the processes that were started with a path in their command line and that listen on a TCP port.
+func listening(path string) []int {
+	sockets, err := tcpSockets(listenStates, 0)
+	if err != nil {
+		return nil
+	}
+	owners := socketOwners()
+	var out []int
+	seen := map[int]bool{}
+	for _, s := range sockets {
+		if pid := owners[s.inode]; pid != 0 && !seen[pid] {
+			if seen[pid] = true; commandLineHas(pid, path) && pid != os.Getpid() {
+				out = append(out, pid)
+			}
+		}
+	}
+	return out
 }

@@ -254,3 +254,70 @@ func TestRealFailedChecksAreCarriedOverAReload(t *testing.T) {
 		t.Error("a server whose check had failed takes traffic after a reload")
 	}
 }
+
+func TestRealStatsSocketThatIsGone(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 1)
+	a, b := backend(t, "a"), backend(t, "b")
+	h.apply([]catalog.Service{service(p[0], a)})
+	old := h.driver.pid
+	if err := os.Remove(h.config.Socket); err != nil {
+		t.Fatal(err)
+	}
+	load := startLoad(t, p[0])
+	want := []catalog.Service{service(p[0], b)}
+	waitLoad(h)
+	h.apply(want)
+	if err := waitExit(t.Context(), old); err != nil {
+		t.Error(err)
+	}
+	if n, failed := load(); failed > 0 || n == 0 {
+		t.Errorf("%d of %d requests failed", failed, n)
+	}
+	if got, err := ask(p[0]); got != "b" {
+		t.Errorf("answer %q, %v", got, err)
+	}
+	h.mustBeSettled(want)
+}
+
+func TestRealTakenPortOfTheTemplateStopsNoChangeOfServers(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 2)
+	a := backend(t, "a")
+	h.apply([]catalog.Service{service(p[0], a)})
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h.config.TemplateFile = writeText(t, strings.Replace(twoBackends, "{{range .Services}}",
+		fmt.Sprintf("listen stats\n    bind 127.0.0.1:%d\n    mode http\n{{range .Services}}", p[1]), 1))
+	h.restart()
+	_, err = h.driver.Apply(t.Context(), nil)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprint(p[1])) {
+		t.Errorf("error %v, want one that names port %d", err, p[1])
+	}
+	if got, err := ask(p[0]); err == nil {
+		t.Errorf("the removed service answers %q", got)
+	}
+}
+
+func TestRealRefusedWordsOfAServerStayRefused(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 1)
+	a, b := backend(t, "a"), backend(t, "b")
+	h.apply([]catalog.Service{service(p[0], a)})
+	h.config.TemplateFile = writeTemplate(t, "", " ssl verify required ca-file /no/such/file")
+	h.restart()
+	for range 3 {
+		if _, err := h.driver.Apply(t.Context(), []catalog.Service{service(p[0], b)}); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
+			t.Errorf("error %v, want HAProxy's words about the file", err)
+		}
+	}
+	if err := h.driver.file.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(h.config.ConfigFile); err != nil || strings.Contains(string(text), "/no/such/file") {
+		t.Errorf("the refused words are in the file (or %v)", err)
+	}
+}

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
@@ -121,9 +124,13 @@ func (h *host) mustBeSettled(want []catalog.Service) {
 // freePorts gives ports that nobody uses just now, below the range from which the kernel gives ports to clients.
 func freePorts(t testing.TB, n int) []uint16 {
 	t.Helper()
+	plain := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { // not even in TIME_WAIT
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 0) }), err)
+	}}
 	var out []uint16
 	for port := uint16(20000 + rand.IntN(8000)); len(out) < n; port++ {
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+		if l, err := plain.Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			l.Close()
 			out = append(out, port)
 		}

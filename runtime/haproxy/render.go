@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -23,7 +24,9 @@ type renderer struct {
 	bind    netip.Addr
 	maxConn int // of each service
 
-	servesEmpty bool // the template has servers of its own, so that a service without tasks should be listened for
+	source      string // of all that makes sections: what it says on a server's line, only a reload can change
+	static      string // why no section's servers can be changed at run time, if that is so
+	servesEmpty bool   // the template has servers of its own, so that a service without tasks should be listened for
 
 	lines    lineParser
 	buffer   bytes.Buffer
@@ -60,14 +63,53 @@ func newRenderer(t *template.Template, global templates.HAProxy, bind netip.Addr
 	if _, err := marked.New("service").Parse(sectionMark + "{{.Port}}" + sectionMark + "\n"); err != nil {
 		return nil, err
 	}
-	r := &renderer{section: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
+	r := &renderer{source: sourceOf(t), section: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
 		sections: map[catalog.Key]remembered{}}
 	empty, err := r.render(catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}, "empty", "")
 	if err != nil {
 		return nil, err
 	}
 	r.servesEmpty = empty.hasServers()
-	return r, nil
+	return r, r.tryServers()
+}
+
+// sourceOf gives the text of the templates that make sections: all but the one that makes the file.
+func sourceOf(t *template.Template) string {
+	var out []string
+	for _, part := range t.Templates() {
+		if part.Name() != t.Name() && part.Tree != nil {
+			out = append(out, part.Name()+part.Root.String())
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
+
+// tryServers finds out whether a server's line says more than its address and check with other words than weight and
+// maxconn: then a server that changes in weight would need to be added anew, under the name that it has.
+func (r *renderer) tryServers() error {
+	s := catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}
+	addr := netip.MustParseAddrPort("192.0.2.1:1")
+	fixed := map[string]bool{}
+	for _, weight := range []int{1, catalog.DefaultWeight, catalog.MaxWeight} {
+		for _, maxConn := range []int{0, 1, 10000} {
+			s.Servers = []catalog.Server{{Addr: addr, Weight: weight, MaxConn: maxConn}}
+			sec, err := r.render(s, "sample", "")
+			if err != nil {
+				return err
+			}
+			for _, p := range sec.proxies {
+				for _, line := range p.servers {
+					fixed[p.name+" "+line.fixed] = true
+				}
+			}
+			if len(fixed) > len(sec.proxies) {
+				r.static = "its server lines have words that depend on weight or maxconn"
+				return nil
+			}
+		}
+	}
+	return nil
 }
 
 // head gives a service's data outside of its section.
@@ -122,9 +164,10 @@ func (r *renderer) render(s catalog.Service, name, static string) (*section, err
 	if err != nil {
 		return nil, fmt.Errorf("template: %w", err)
 	}
-	if static != "" && sec.static == "" {
+	if static = cmp.Or(static, r.static); static != "" && sec.static == "" {
 		sec.static, sec.hash = static, hashText(static+text)
 	}
+	sec.hash = hashText(sec.hash + r.source)
 	r.sections[s.Key] = remembered{s, head, static, sec}
 	return sec, nil
 }

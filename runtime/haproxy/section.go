@@ -149,24 +149,6 @@ func (s *section) hasServers() bool {
 	return false
 }
 
-// line finds a managed server line.
-func (s *section) line(proxyName, server string) (serverLine, bool) {
-	if s == nil {
-		return serverLine{}, false
-	}
-	for _, p := range s.proxies {
-		if p.name != proxyName {
-			continue
-		}
-		for _, l := range p.servers {
-			if l.name == server {
-				return l, true
-			}
-		}
-	}
-	return serverLine{}, false
-}
-
 func hashText(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:8])

@@ -24,7 +24,7 @@ type serverOptions struct {
 	words   string
 	weight  int    // 1 where the line does not say, as in HAProxy
 	maxconn int    // 0 is unlimited
-	fixed   string // words without weight and maxconn: what only a reload can change on a server of this name
+	fixed   string // words without weight and maxconn
 	checked bool   // HAProxy's own health check is on
 	static  string // why `add server` cannot do what the line says; empty when it can
 }

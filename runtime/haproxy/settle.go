@@ -19,6 +19,9 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 	if err := d.explain(ctx); err != nil {
 		d.pace.err = errors.Join(d.pace.err, err)
 	}
+	if v.blocked != nil {
+		errs = append(errs, v.blocked)
+	}
 	if !v.have.alive {
 		d.rechecks = 0
 		d.Resync()
@@ -95,7 +98,6 @@ func (d *Driver) remember(v view, waiting map[catalog.Key]bool) {
 			d.verified[s.Key] = s
 		}
 	}
-	d.last = v.layout.sections
 }
 
 // stillGone gives the running services that are not wanted, since when.
@@ -162,13 +164,13 @@ func (d *Driver) noteDelete(command, answer string, chunk []step, before map[str
 
 // follow lets haproxy.cfg say what runs now. Services that wait for a reload stay as they are in it.
 func (d *Driver) follow(v view, waiting map[catalog.Key]bool) {
-	state := fileState{outer: v.layout.outer, hash: v.have.hash, sections: v.layout.sections}
+	state := fileState{outer: v.layout.outer, hash: v.have.hash, sections: v.layout.sections, partial: v.layout.outer.hash != v.have.built.Outer}
 	for _, key := range v.plan.fresh {
 		if state.keep == nil {
 			state.keep = map[catalog.Key]bool{}
 			state.sections = maps.Clone(state.sections)
 		}
-		state.keep[key] = true
+		state.keep[key], state.partial = true, true
 		delete(state.sections, key)
 	}
 	if v.have.known {
@@ -187,10 +189,15 @@ func (d *Driver) next(v view) time.Duration {
 	now := d.now()
 	for _, l := range d.leaving {
 		age := now.Sub(l.since)
-		within(min(max(deleteAgain, age), deleteSlowest, max(d.config.Drain-age, deleteAgain)))
+		within(min(max(deleteAgain, age), deleteSlowest))
+		if left := d.config.Drain - age; left > 0 {
+			within(left)
+		}
 	}
 	for _, since := range d.gone {
-		within(d.config.ReleaseAfter - now.Sub(since))
+		if left := d.config.ReleaseAfter - now.Sub(since); left > 0 { // a reload that is overdue waits for its own time
+			within(left)
+		}
 	}
 	if len(d.taken) > 0 {
 		within(lookAgain)

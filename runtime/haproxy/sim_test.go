@@ -188,6 +188,8 @@ func (s *sim) refused(context.Context) error {
 
 func (s *sim) binder() (int, bool) { return os.Geteuid() + toInt(s.otherUser), true }
 
+func (s *sim) deaf() bool { return false }
+
 func (s *sim) stop(context.Context) error { s.worker = nil; return nil }
 
 // read builds a process from the file, or fails as it was told to.

@@ -17,6 +17,7 @@ import (
 type tcpSocket struct {
 	local  netip.AddrPort
 	listen bool
+	only6  bool // an IPv6 listener that takes no IPv4 connections
 	uid    uint32
 	inode  uint32 // 0 when no process has it any more (TIME_WAIT)
 }
@@ -108,6 +109,22 @@ func diagSocket(b []byte) tcpSocket {
 	if b[0] == unix.AF_INET6 {
 		addr = netip.AddrFrom16([16]byte(b[8:24]))
 	}
-	return tcpSocket{local: netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b[4:])), listen: b[1] == tcpListen,
+	return tcpSocket{local: netip.AddrPortFrom(addr, binary.BigEndian.Uint16(b[4:])), listen: b[1] == tcpListen, only6: only6(b[diagSize:]),
 		uid: binary.NativeEndian.Uint32(b[64:]), inode: binary.NativeEndian.Uint32(b[68:])}
+}
+
+// only6 looks for the attribute INET_DIAG_SKV6ONLY, which IPv6 listeners have.
+func only6(attributes []byte) bool {
+	const head, skv6only = 4, 11
+	for len(attributes) > head {
+		size := int(binary.NativeEndian.Uint16(attributes))
+		if size < head || size > len(attributes) {
+			return false
+		}
+		if binary.NativeEndian.Uint16(attributes[2:]) == skv6only && size > head {
+			return attributes[head] != 0
+		}
+		attributes = attributes[min(len(attributes), (size+3)&^3):]
+	}
+	return false
 }

@@ -42,6 +42,17 @@ func (s socket) do(ctx context.Context, commands []string) ([]string, error) {
 			return nil, fmt.Errorf("command %q: a line break or ';' would begin another command", c)
 		}
 	}
+	text, err := s.exchange(ctx, func(single *runtime.SingleRuntime) (string, error) {
+		return single.ExecuteRaw("prompt\n" + strings.Join(commands, ";") + "\nshow version\nquit")
+	})
+	if err != nil {
+		return nil, err
+	}
+	return splitAnswers(text, len(commands))
+}
+
+// exchange lets client-native talk on a connection of its own, no longer than ctx lets it.
+func (s socket) exchange(ctx context.Context, talk func(*runtime.SingleRuntime) (string, error)) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
 	type reply struct {
@@ -51,21 +62,21 @@ func (s socket) do(ctx context.Context, commands []string) ([]string, error) {
 	done := make(chan reply, 1)
 	go func() { // ends by client-native's own time-out of 30 s at the latest
 		var single runtime.SingleRuntime
-		err := single.Init(s.path, 0, 0, options.RuntimeOptions{DoNotCheckRuntimeOnInit: true})
-		var text string
-		if err == nil {
-			text, err = single.ExecuteRaw("prompt\n" + strings.Join(commands, ";") + "\nshow version\nquit")
+		if err := single.Init(s.path, 0, 0, options.RuntimeOptions{DoNotCheckRuntimeOnInit: true}); err != nil {
+			done <- reply{err: err}
+			return
 		}
+		text, err := talk(&single)
 		done <- reply{text, err}
 	}()
 	select {
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w within %s on %s", errUnanswered, batchTimeout, s.path)
+		return "", fmt.Errorf("%w within %s on %s", errUnanswered, batchTimeout, s.path)
 	case r := <-done:
 		if r.err != nil {
-			return nil, dialError(r.err)
+			return "", dialError(r.err)
 		}
-		return splitAnswers(r.text, len(commands))
+		return r.text, nil
 	}
 }
 
@@ -120,29 +131,7 @@ func dialError(err error) error {
 // master sends one command to the master process' own socket. client-native cannot be used with it on 2.6 beyond raw text,
 // which is all that is needed here.
 func (s socket) master(ctx context.Context, command string) (string, error) {
-	type reply struct {
-		text string
-		err  error
-	}
-	done := make(chan reply, 1)
-	go func() {
-		var single runtime.SingleRuntime
-		err := single.Init(s.path, 0, 0, options.RuntimeOptions{DoNotCheckRuntimeOnInit: true})
-		var text string
-		if err == nil {
-			text, err = single.ExecuteMaster(command)
-		}
-		done <- reply{text, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return "", fmt.Errorf("%w on %s", errUnanswered, s.path)
-	case r := <-done:
-		if r.err != nil {
-			return "", dialError(r.err)
-		}
-		return r.text, nil
-	}
+	return s.exchange(ctx, func(single *runtime.SingleRuntime) (string, error) { return single.ExecuteMaster(command) })
 }
 
 // peer gives the process and the user that began to listen on a unix socket: for the stats socket, those that bind the

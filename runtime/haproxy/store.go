@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -72,14 +73,18 @@ func (s store) prune(running string) {
 }
 
 // writeFile replaces a file so that after a crash either the old or the new content is there, whole. An existing file keeps
-// its mode; a symbolic link stays one.
+// its mode and, where we may, its owner; a symbolic link stays one.
 func writeFile(path string, content []byte) (err error) {
 	if to, err := filepath.EvalSymlinks(path); err == nil {
 		path = to
 	}
 	mode := fs.FileMode(0o644)
+	owner := func(*os.File) error { return nil }
 	if info, err := os.Stat(path); err == nil {
 		mode = info.Mode().Perm()
+		if was, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+			owner = func(f *os.File) error { return f.Chown(int(was.Uid), int(was.Gid)) }
+		}
 	}
 	dir := filepath.Dir(path)
 	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
@@ -94,7 +99,7 @@ func writeFile(path string, content []byte) (err error) {
 	if _, err := temp.Write(content); err != nil {
 		return errors.Join(err, temp.Close())
 	}
-	if err := errors.Join(temp.Chmod(mode), temp.Sync(), temp.Close()); err != nil {
+	if err := errors.Join(owner(temp), temp.Chmod(mode), temp.Sync(), temp.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(temp.Name(), path); err != nil {
