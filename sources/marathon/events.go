@@ -6,28 +6,37 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 )
 
 // maxEvent bounds one event. Before 1.8 a deployment's event holds the whole group of apps twice: megabytes.
 const maxEvent = 64 << 20
 
-// eventsPath asks for the events that can change a route. Marathon filters from 1.3.7 on and leaves plans out from 1.6
-// on; older ones ignore the words.
-const eventsPath = "/v2/events?plan-format=light" +
-	"&event_type=status_update_event" +
-	"&event_type=health_status_changed_event" +
-	"&event_type=instance_health_changed_event" +
-	"&event_type=unhealthy_task_kill_event" +
-	"&event_type=unhealthy_instance_kill_event" +
-	"&event_type=api_post_event" +
-	"&event_type=app_terminated_event" +
-	"&event_type=add_health_check_event" +
-	"&event_type=remove_health_check_event" +
-	"&event_type=group_change_success" +
-	"&event_type=deployment_success" +
-	"&event_type=deployment_failed" +
-	"&event_type=event_stream_attached"
+// routeEvents are the events that can change a route. Marathon is asked for them, and they are what counts of what it
+// sends all the same.
+func routeEvents() []string {
+	return []string{
+		"status_update_event",
+		"health_status_changed_event",
+		"instance_health_changed_event",
+		"unhealthy_task_kill_event",
+		"unhealthy_instance_kill_event",
+		"api_post_event",
+		"app_terminated_event",
+		"add_health_check_event",
+		"remove_health_check_event",
+		"group_change_success",
+		"deployment_success",
+		"deployment_failed",
+	}
+}
+
+// eventsPath asks for those events, and for the one that says that a subscription counts. Marathon filters from 1.3.7
+// on and leaves plans out from 1.6 on; older ones ignore the words.
+func eventsPath() string {
+	return "/v2/events?plan-format=light&event_type=event_stream_attached&event_type=" + strings.Join(routeEvents(), "&event_type=")
+}
 
 // event is one event of the stream, as far as it is of use.
 type event struct {
@@ -37,18 +46,10 @@ type event struct {
 
 // matters reports whether an event can change a route. An event that could not be read may be anything.
 func (e event) matters() bool {
-	switch e.Type {
-	case "status_update_event":
-		return e.Status != "TASK_STAGING" && e.Status != "TASK_STARTING"
-	case "health_status_changed_event", "instance_health_changed_event",
-		"unhealthy_task_kill_event", "unhealthy_instance_kill_event",
-		"api_post_event", "app_terminated_event",
-		"add_health_check_event", "remove_health_check_event",
-		"group_change_success", "deployment_success", "deployment_failed", "":
-		return true
-	default:
+	if e.Type == "status_update_event" && (e.Status == "TASK_STAGING" || e.Status == "TASK_STARTING") {
 		return false
 	}
+	return e.Type == "" || slices.Contains(routeEvents(), e.Type)
 }
 
 // readEvents reads a stream of server-sent events until it ends, and hands each event on. An event of more than limit

@@ -107,9 +107,17 @@ func TestWhichEventsMatter(t *testing.T) {
 		if got := c.event.matters(); got != c.want {
 			t.Errorf("%+v matters: %v, want %v", c.event, got, c.want)
 		}
-		if c.want && c.event.Type != "" && !strings.Contains(eventsPath+"&", "event_type="+c.event.Type+"&") {
-			t.Errorf("%s matters, but Marathon is not asked for it", c.event.Type)
-		}
+	}
+}
+
+func TestTheEventsThatMarathonIsAskedFor(t *testing.T) {
+	const want = "/v2/events?plan-format=light&event_type=event_stream_attached" +
+		"&event_type=status_update_event&event_type=health_status_changed_event&event_type=instance_health_changed_event" +
+		"&event_type=unhealthy_task_kill_event&event_type=unhealthy_instance_kill_event&event_type=api_post_event" +
+		"&event_type=app_terminated_event&event_type=add_health_check_event&event_type=remove_health_check_event" +
+		"&event_type=group_change_success&event_type=deployment_success&event_type=deployment_failed"
+	if got := eventsPath(); got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

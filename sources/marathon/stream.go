@@ -101,7 +101,7 @@ func (f *follower) follow(ctx context.Context, r replica) error {
 
 func (f *follower) subscribe(ctx context.Context, r replica) (io.ReadCloser, error) {
 	// Marathon compares Accept as a string and answers 405 to anything else.
-	req, err := r.request(ctx, eventsPath, "text/event-stream")
+	req, err := r.request(ctx, eventsPath(), "text/event-stream")
 	if err != nil {
 		return nil, err
 	}
