@@ -22,6 +22,10 @@ const Priority = 100
 // DefaultInterval is how often Run looks at the file.
 const DefaultInterval = 2 * time.Second
 
+// settleTime is how long a text must stay before it counts. A list that is being written in place may be valid while its
+// end is missing.
+const settleTime = 100 * time.Millisecond
+
 // maxSize keeps a wrong path, such as a disk image, from filling the memory.
 const maxSize = 64 << 20
 
@@ -42,9 +46,12 @@ func New(path string, interval time.Duration) *Source {
 // Name is "file".
 func (s *Source) Name() string { return Name }
 
-// Read reads the file once. The error names the path.
-func (s *Source) Read(context.Context) (catalog.Snapshot, error) {
+// Read reads the file once it stays the same for a moment. The error names the path.
+func (s *Source) Read(ctx context.Context) (catalog.Snapshot, error) {
 	text, err := s.text()
+	if err == nil {
+		text, err = s.settled(ctx, text, nil)
+	}
 	if err != nil {
 		return catalog.Snapshot{}, err
 	}
@@ -61,6 +68,12 @@ func (s *Source) Run(ctx context.Context, out chan<- catalog.Snapshot) error {
 	last, told := catalog.Snapshot{Source: Name, Priority: Priority}, ""
 	for {
 		text, err := s.text()
+		if fingerprint(text, err) != told {
+			text, err = s.settled(ctx, text, err)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if state := fingerprint(text, err); state != told {
 			told = state
 			last = s.next(last, text, err)
@@ -74,6 +87,21 @@ func (s *Source) Run(ctx context.Context, out chan<- catalog.Snapshot) error {
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// settled looks again until two looks agree, and gives what they saw. The first look's outcome is given.
+func (s *Source) settled(ctx context.Context, text []byte, err error) ([]byte, error) {
+	for {
+		select {
+		case <-time.After(settleTime):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s: wait until nobody writes to it: %w", s.path, ctx.Err())
+		}
+		before := fingerprint(text, err)
+		if text, err = s.text(); fingerprint(text, err) == before {
+			return text, err
 		}
 	}
 }

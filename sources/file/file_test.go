@@ -201,6 +201,39 @@ func TestRunTakesAnEmptyList(t *testing.T) {
 	})
 }
 
+// A list in YAML is valid wherever a writer pauses between two entries.
+func TestAHalfWrittenListDoesNotCount(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(dir, "f")
+		write(t, path, one+two)
+		look := run(t, path)
+		if got := look(); got != sawOne+"\n"+sawTwo {
+			t.Fatalf("at start: got %q", got)
+		}
+		rewrite := func() {
+			write(t, path, one)
+			time.Sleep(50 * time.Millisecond) // less than what the source waits
+			write(t, path, one+two)
+		}
+		time.Sleep(DefaultInterval - settleTime - 25*time.Millisecond)
+		rewrite() // around its next look
+		if got := look(); got != "" {
+			t.Errorf("Run took the half for the whole: %q", got)
+		}
+		write(t, path, one)
+		time.AfterFunc(50*time.Millisecond, func() { write(t, path, one+two) })
+		if snap, err := New(path, 0).Read(t.Context()); err != nil || len(snap.Services) != 2 {
+			t.Errorf("Read took the half for the whole: %+v, %v", snap, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), settleTime/2)
+		defer cancel()
+		if _, err := New(path, 0).Read(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Read after its time: %v", err)
+		}
+	})
+}
+
 func TestReadNamesTheFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")

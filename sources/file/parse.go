@@ -16,9 +16,6 @@ import (
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
-// maxTimeout is the longest timeout in seconds: HAProxy counts milliseconds in 31 bits.
-const maxTimeout = 1<<31/1000 - 1
-
 // maxName is the longest name in bytes, far beyond what any display shows.
 const maxName = 256
 
@@ -134,13 +131,9 @@ func checkWords(j catalog.ServiceJSON) error {
 		return fmt.Errorf("name: want at most %d bytes", maxName)
 	case strings.ContainsFunc(j.Name, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return fmt.Errorf("name %q: has a character that cannot be printed", j.Name)
-	case j.Timeouts != nil && (tooLong(j.Timeouts.Client) || tooLong(j.Timeouts.Server)):
-		return fmt.Errorf("timeouts: want 0 to %d seconds", maxTimeout)
 	}
 	return nil
 }
-
-func tooLong(seconds float64) bool { return !(seconds <= maxTimeout) } // a NaN too
 
 // checkKeys finds keys that mean nothing, which would otherwise be a setting silently ignored.
 func checkKeys(entry *yaml.Node) error {

@@ -65,7 +65,7 @@ func TestParse(t *testing.T) {
 		{"a port that is text", `- {name: a, port: "80"}`, "! file: services[0]: yaml: unmarshal errors:\n  line 1: cannot unmarshal !!str `80` into int\n"},
 		{"a host name for an address", "- {name: a, port: 1, servers: [{ip: localhost, port: 1}]}",
 			"! file: services[0]: servers[0]: ip \"localhost\": want the IPv4 or IPv6 address of a host\n"},
-		{"a timeout without end", "- {name: a, port: 1, timeouts: {client: .nan}}", "! file: services[0]: timeouts: want 0 to 2147482 seconds\n"},
+		{"a timeout without end", "- {name: a, port: 1, timeouts: {client: .nan}}", "! file: services[0]: timeouts: want seconds, from 0 to 2147483\n"},
 		{"http over udp", "- {name: a, port: 1, protocol: udp, mode: http}", "! file: services[0]: mode http: want tcp for protocol udp\n"},
 		{"of two on one port the first stays", "- {name: b, port: 1}\n- {name: a, port: 1}\n- {name: a, port: 1, protocol: udp}",
 			"1/tcp b mode=tcp source=file\n1/udp a mode=tcp source=file\n! file: services[1]: port 1/tcp is taken by services[0]; give one of them another port\n"},
