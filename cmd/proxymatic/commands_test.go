@@ -103,7 +103,7 @@ func TestServicesOfNothing(t *testing.T) {
 func TestTimeoutEndsWaitingForASource(t *testing.T) {
 	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer silent.Close()
-	got := call(t, "services", "--haproxy", "--timeout=0.05", "--marathon", silent.URL, "--services-file", writeFile(t, someServices))
+	got := call(t, "services", "--haproxy", "--timeout=1", "--marathon", silent.URL, "--services-file", writeFile(t, someServices))
 	if got.code != 1 || got.stdout != listed || !strings.Contains(got.stderr, "source marathon") {
 		t.Errorf("got %+v, want the file's services and 1", got)
 	}

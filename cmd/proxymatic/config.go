@@ -106,8 +106,11 @@ func (c Config) check() error {
 		return fmt.Errorf("--haproxy-start is %q and --haproxy-reload is %q: want both to be managed, or both to be commands",
 			c.HAProxyStart, c.HAProxyReload)
 	}
-	if socket := c.controlSocket(); len(socket) > maxSocketPath {
-		return fmt.Errorf("--run-dir: the socket %s would have more than the %d bytes that the kernel allows", socket, maxSocketPath)
+	if socket := c.controlSocket(); len(socket) > kernelSocketPath {
+		return fmt.Errorf("--run-dir: the socket %s would have more than the %d bytes that the kernel allows", socket, kernelSocketPath)
+	}
+	if socket := filepath.Join(c.RunDir, "haproxy-master.sock"); c.HAProxyStart == managed && len(socket) > haproxySocketPath {
+		return fmt.Errorf("--run-dir: the socket %s would have more than the %d bytes that HAProxy allows", socket, haproxySocketPath)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -179,7 +180,10 @@ func TestErrorsNameTheSettingAndItsPlace(t *testing.T) {
 		{"marathon: localhost:8080", "--marathon (from FILE): want a URL such as http://host:8080"},
 		{"registrator: http://x", "--registrator (from FILE): want a URL such as etcd://host:4001/services"},
 		{"haproxy-start: managed", `--haproxy-start is "managed" and --haproxy-reload is "/etc/init.d/haproxy reload": want both to be managed, or both to be commands`},
-		{"haproxy-socket: /" + strings.Repeat("x", 107), `--haproxy-socket (from FILE): "/` + strings.Repeat("x", 107) + `": want at most 107 bytes, the kernel's limit for a Unix socket`},
+		{"haproxy-socket: /" + strings.Repeat("x", 107), `--haproxy-socket (from FILE): "/` + strings.Repeat("x", 107) + `": want at most 97 bytes, HAProxy's limit for a Unix socket`},
+		{"haproxy-socket: /" + strings.Repeat("x", 97), `--haproxy-socket (from FILE): "/` + strings.Repeat("x", 97) + `": want at most 97 bytes, HAProxy's limit for a Unix socket`},
+		{"haproxy-start: managed\nhaproxy-reload: managed\nrun-dir: /" + strings.Repeat("x", 77), "--run-dir: the socket /" + strings.Repeat("x", 77) + "/haproxy-master.sock would have more than the 97 bytes that HAProxy allows"},
+		{"run-dir: /" + strings.Repeat("x", 94), "--run-dir: the socket /" + strings.Repeat("x", 94) + "/control.sock would have more than the 107 bytes that the kernel allows"},
 		{"drain: 0\npen-servers: 0", "--pen-servers (from FILE): \"0\": want a whole number from 1\n--drain (from FILE): \"0\": want more than 0"},
 	} {
 		t.Run(c.yaml, func(t *testing.T) {
@@ -204,6 +208,18 @@ func TestErrorsNameTheEnvironmentAndTheCommandLine(t *testing.T) {
 		`--drain (from the environment: DRAIN): "x": want seconds, such as 60, or a duration, such as 60s or 5m`
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// No piece of a password is shown, whatever in it makes the URL fall apart elsewhere.
+func TestNoPieceOfAPasswordIsShown(t *testing.T) {
+	for _, password := range []string{"sec/ret", "sec@ret", "sec:ret", "sec#ret", "sec?ret", "sec,ret", "99999/ret", "77/ret", "77#ret", "77?ret", "77,ret", "sec%ret", "/sec", "#sec", "@/ret", "se\"c/ret"} {
+		for option, scheme := range map[string]string{"--marathon": "http", "--marathon-callback": "https", "--registrator": "etcd3"} {
+			got := call(t, "services", "--haproxy", "--timeout=0.05", option, scheme+"://user:"+password+"@127.0.0.1:1/x")
+			if got.code != 1 || got.stdout != "" || regexp.MustCompile("sec|ret\\b|99999|77|user").MatchString(strings.ReplaceAll(got.stderr, helpText(), "")) {
+				t.Errorf("%s with password %s: got %+v, want an error without a piece of it", option, password, got)
+			}
+		}
 	}
 }
 

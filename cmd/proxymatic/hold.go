@@ -9,13 +9,10 @@ import (
 	"syscall"
 )
 
-// hold makes the directories of a run and takes the run directory for this process. The file that it returns is the
-// lock: it lasts until that is closed, at the latest with the process.
+// hold makes the run directory and takes it for this process. The file that it returns is the lock: it lasts until that
+// is closed, at the latest with the process.
 func hold(c Config) (*os.File, error) {
 	if err := makeDir("run-dir", c.RunDir); err != nil {
-		return nil, err
-	}
-	if err := makeDir("state-dir", c.StateDir); err != nil {
 		return nil, err
 	}
 	return lock(c.RunDir)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,9 +33,12 @@ func (p program) run(flags *pflag.FlagSet, c Config) int {
 		return p.fail(err)
 	}
 	defer func() { _ = held.Close() }() // gives the lock back; nothing is left to be written
-	first, err := newInstance(c, p.stderr)
+	first, err := newInstance(c, p.stderr, &instance{})
 	if err != nil {
 		return p.fail(err)
+	}
+	if err := makeDir("state-dir", c.StateDir); err != nil {
+		first.log.Warn("state directory cannot be used; nothing is kept there yet", "err", err)
 	}
 	r := &runner{flags: flags, signals: signals, stderr: p.stderr}
 	r.current.Store(first)
@@ -52,25 +56,27 @@ func (p program) run(flags *pflag.FlagSet, c Config) int {
 
 // instance is what runs from one reading of the configuration.
 type instance struct {
-	config Config
-	log    *slog.Logger
-	driver *haproxy.Driver
-	loop   *reconcile.Loop
-	status *status.Server  // nil without an endpoint
-	before *reconcile.Pass // of the instance that this one replaced; nil for the first
+	config  Config
+	log     *slog.Logger
+	sources []reconcile.Source
+	driver  *haproxy.Driver
+	loop    *reconcile.Loop
+	status  *status.Server // nil without an endpoint
 }
 
-// newInstance prepares one. Nothing happens until run, so that a configuration that cannot be used costs nothing.
-func newInstance(c Config, stderr io.Writer) (*instance, error) {
+// newInstance prepares one that comes after old, which is empty for the first. Nothing happens until run, so that a
+// configuration that cannot be used costs nothing.
+func newInstance(c Config, stderr io.Writer, old *instance) (*instance, error) {
 	sources, err := c.sources()
 	if err != nil {
 		return nil, err
 	}
+	old.keep(c, sources)
 	driver, err := c.haproxy()
 	if err != nil {
 		return nil, err
 	}
-	i := &instance{config: c, log: c.logger(stderr), driver: driver}
+	i := &instance{config: c, log: c.logger(stderr), sources: sources, driver: driver}
 	i.loop = reconcile.New(reconcile.Config{
 		Sources: sources,
 		Drivers: []reconcile.Driver{driver},
@@ -80,18 +86,23 @@ func newInstance(c Config, stderr io.Writer) (*instance, error) {
 	})
 	if c.StatusEndpoint != "" {
 		b := buildInfo()
-		i.status = status.New(status.Config{Addr: c.StatusEndpoint, Pass: i.pass, Version: b.Version, Commit: b.Commit,
+		i.status = status.New(status.Config{Addr: c.StatusEndpoint, Pass: i.loop.Pass, Version: b.Version, Commit: b.Commit,
 			Warn: func(err error) { i.log.Warn("status endpoint is tried again; --status-endpoint moves it", "err", err) }})
 	}
 	return i, nil
 }
 
-// pass is the latest pass. Until the first of a new configuration is made, what the old one left is still true.
-func (i *instance) pass() *reconcile.Pass {
-	if p := i.loop.Pass(); !p.At.IsZero() || i.before == nil {
-		return p
+// keep puts the instance's own sources in the place of those that would be made from the same settings: they know which
+// replica answers.
+func (i *instance) keep(c Config, sources []reconcile.Source) {
+	before, now := i.config.sourceSettings(), c.sourceSettings()
+	for _, s := range i.sources {
+		for n := range sources {
+			if name := s.Name(); sources[n].Name() == name && reflect.DeepEqual(before[name], now[name]) {
+				sources[n] = s
+			}
+		}
 	}
-	return i.before
 }
 
 // start runs the instance. end stops it and waits for that; it first says so on the status endpoint when terminating,
@@ -137,7 +148,7 @@ func (r *runner) run() int {
 		if err := end(false, func() error { return nil }); err != nil {
 			current.log.Error("the old configuration did not end cleanly", "err", err)
 		}
-		next.before = current.pass()
+		next.loop.Continue(current.loop)
 		r.current.Store(next)
 		next.log.Info("configuration read again", "config", next.config.File)
 	}
@@ -149,7 +160,7 @@ func (r *runner) listen(current *instance) (next *instance, drain bool) {
 	for sig := range r.signals {
 		switch sig {
 		case syscall.SIGHUP:
-			next, err := r.reread(current.config)
+			next, err := r.reread(current)
 			if err == nil {
 				return next, false
 			}
@@ -166,7 +177,7 @@ func (r *runner) listen(current *instance) (next *instance, drain bool) {
 }
 
 // reread reads the configuration again and prepares what runs from it.
-func (r *runner) reread(old Config) (*instance, error) {
+func (r *runner) reread(old *instance) (*instance, error) {
 	c, err := load(r.flags)
 	if err != nil {
 		return nil, err
@@ -177,10 +188,10 @@ func (r *runner) reread(old Config) (*instance, error) {
 	if err := c.unbuilt(); err != nil {
 		return nil, err
 	}
-	if fixed := old.fixedChanges(c); len(fixed) > 0 {
+	if fixed := old.config.fixedChanges(c); len(fixed) > 0 {
 		return nil, fmt.Errorf("%s cannot change while running; restart proxymatic for that", strings.Join(fixed, ", "))
 	}
-	return newInstance(c, r.stderr)
+	return newInstance(c, r.stderr, old)
 }
 
 // fixedChanges names the settings that a running proxymatic, or the HAProxy that it runs, cannot change.

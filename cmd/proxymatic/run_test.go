@@ -7,14 +7,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-
-	"github.com/meltwater/proxymatic/runtime/reconcile"
+	"time"
 )
 
 // journal is a log that can be waited for.
@@ -149,13 +151,20 @@ func TestRunAnswersPlanAndHoldsItsDirectory(t *testing.T) {
 
 func TestRunNamesADirectoryThatCannotBeMade(t *testing.T) {
 	file := writeFile(t, "")
-	for _, option := range []string{"run-dir", "state-dir"} {
-		r := newRunning(t, option+": "+file+"/x")
-		r.log.next(t, "proxymatic: --"+option+": mkdir "+file+": not a directory; make "+file+"/x a directory that user ")
-		if got := <-r.code; got != 1 {
-			t.Errorf("%s: exit code %d, want 1", option, got)
-		}
+	r := newRunning(t, "run-dir: "+file+"/x")
+	r.log.next(t, "proxymatic: --run-dir: mkdir "+file+": not a directory; make "+file+"/x a directory that user ")
+	if got := <-r.code; got != 1 {
+		t.Errorf("exit code %d, want 1", got)
 	}
+}
+
+func TestRunGoesOnWithoutItsStateDirectory(t *testing.T) {
+	file := writeFile(t, "")
+	r := newRunning(t, "status-endpoint: ''\nstate-dir: "+file+"/x")
+	r.log.next(t, "level=WARN msg=\"state directory cannot be used")
+	r.log.next(t, "--state-dir: mkdir "+file+": not a directory; make "+file+"/x a directory that user ")
+	r.log.next(t, "started")
+	r.end(t, syscall.SIGTERM, 0)
 }
 
 func TestHUP(t *testing.T) {
@@ -243,15 +252,76 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// A status endpoint that fell back to INITIALIZING with each HUP would take a host out of rotation for nothing.
-func TestTheOldPassStandsUntilTheFirstNewOne(t *testing.T) {
-	loop, old := reconcile.New(reconcile.Config{Log: slog.New(slog.DiscardHandler)}), &reconcile.Pass{Passes: 7}
-	if got := (&instance{loop: loop, before: old}).pass(); got != old {
-		t.Errorf("before the first new pass: got %+v, want the old one", got)
+func TestSourcesOfTheSameSettingsAreKept(t *testing.T) {
+	c := Config{Marathon: []string{"http://a:1"}, ServicesFile: "/f", RefreshInterval: time.Minute, GroupSize: 1}
+	sources, err := c.sources()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := (&instance{loop: loop}).pass(); got != loop.Pass() {
-		t.Errorf("without an old pass: got %+v, want the loop's own", got)
+	for _, s := range sources {
+		if c.sourceSettings()[s.Name()] == nil {
+			t.Errorf("the settings of source %s are unknown", s.Name())
+		}
 	}
+	old := &instance{config: c, sources: sources}
+	for _, test := range []struct {
+		rule   string
+		change func(*Config)
+		want   string
+	}{
+		{"nothing changed", func(*Config) {}, "marathon kept, file kept"},
+		{"what is not about sources", func(c *Config) { c.Verbose = true }, "marathon kept, file kept"},
+		{"another Marathon", func(c *Config) { c.Marathon = []string{"http://b:1"} }, "marathon new, file kept"},
+		{"another group size", func(c *Config) { c.GroupSize = 2 }, "marathon new, file kept"},
+		{"another file", func(c *Config) { c.ServicesFile = "/g" }, "marathon kept, file new"},
+		{"one source less", func(c *Config) { c.Marathon = nil }, "file kept"},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			next := c
+			test.change(&next)
+			now, err := next.sources()
+			if err != nil {
+				t.Fatal(err)
+			}
+			old.keep(next, now)
+			var got []string
+			for _, s := range now {
+				got = append(got, s.Name()+map[bool]string{true: " kept", false: " new"}[slices.Contains(sources, s)])
+			}
+			if text := strings.Join(got, ", "); text != test.want {
+				t.Errorf("got %s, want %s", text, test.want)
+			}
+		})
+	}
+}
+
+// With Marathon gone, a new configuration changes nothing about what is served, nor does it wait for anybody.
+func TestHUPWhileMarathonIsDownContinues(t *testing.T) {
+	first := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"apps":[]}`) }))
+	endpoint := freePort(t)
+	r := newRunning(t, "status-endpoint: "+endpoint+"\nmarathon: "+first.URL)
+	if err := os.Mkdir(r.dir+"/haproxy.cfg", 0o755); err != nil { // so that the driver fails without waiting for HAProxy
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(r.dir+"/services", []byte("[]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.log.next(t, "driver fails, is tried again") // a pass was made
+	first.Close()
+	if err := os.Remove(r.dir + "/services"); err != nil {
+		t.Fatal(err)
+	}
+	r.log.next(t, "source cannot be read, its last services stay")
+	for _, settings := range []string{"marathon: " + first.URL, "marathon: http://127.0.0.1:1", "marathon: http://127.0.0.1:1\ndrain: 7"} {
+		r.configure(t, "status-endpoint: "+endpoint+"\n"+settings)
+		r.signals <- syscall.SIGHUP
+		r.log.next(t, "configuration read again")
+		answer, running, err := askRun(t.Context(), r.dir+"/run/deep/control.sock")
+		if !running || err != nil || strings.Contains(answer.Error, "never read") {
+			t.Errorf("%s: plan %+v, %v, %v, want one made from what was known", settings, answer, running, err)
+		}
+	}
+	r.end(t, syscall.SIGTERM, 0)
 }
 
 func TestReserved(t *testing.T) {

@@ -140,14 +140,17 @@ func optionalPath(raw any) (string, error) {
 	return path(raw)
 }
 
-// maxSocketPath is what the kernel takes for the path of a Unix socket, without the byte that ends it.
-const maxSocketPath = 107
+// The longest paths of Unix sockets. HAProxy binds a temporary name, ten bytes longer, and renames it.
+const (
+	kernelSocketPath  = 107
+	haproxySocketPath = kernelSocketPath - 10
+)
 
-// socketPath is path, as long as a Unix socket can have.
+// socketPath is path, as long as a Unix socket of HAProxy can have.
 func socketPath(raw any) (string, error) {
 	text, err := path(raw)
-	if err == nil && len(text) > maxSocketPath {
-		err = fmt.Errorf("%q: want at most %d bytes, the kernel's limit for a Unix socket", text, maxSocketPath)
+	if err == nil && len(text) > haproxySocketPath {
+		err = fmt.Errorf("%q: want at most %d bytes, HAProxy's limit for a Unix socket", text, haproxySocketPath)
 	}
 	return text, err
 }
@@ -188,8 +191,9 @@ func listenPort(text string) (uint16, error) {
 	return catalog.Port(n)
 }
 
-// webURL reads an http or https URL, or nothing. A slash at its end means nothing and goes. Errors never show what may
-// be a password.
+// webURL reads an http or https URL, or nothing. A slash at its end means nothing and goes. Errors show nothing of the
+// text, nor what the parser says to it: with a slash or # in a password, pieces of that stand where the host, the port
+// or the path should be.
 func webURL(raw any) (string, error) {
 	text, err := word(raw)
 	if err != nil || text == "" {
@@ -197,13 +201,15 @@ func webURL(raw any) (string, error) {
 	}
 	u, err := url.Parse(text)
 	switch {
-	case err != nil:
-		return "", fmt.Errorf("no valid URL: %w", errors.Unwrap(err)) // url.Error itself repeats the whole text
+	case err != nil, strings.Contains(u.Path+u.RawQuery+u.Fragment, "@"):
+		return "", errors.New("no valid URL; special characters in a password are written as %XX, such as %2F for /")
 	case u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "":
 		return "", errors.New("want a URL such as http://host:8080")
+	case u.RawQuery != "" || u.Fragment != "":
+		return "", errors.New("want a URL without ? and #")
 	case u.Port() != "":
 		if _, err := listenPort(u.Port()); err != nil {
-			return "", err
+			return "", errors.New("want a port from 1 to 65535 in the URL")
 		}
 	}
 	return strings.TrimRight(text, "/"), nil

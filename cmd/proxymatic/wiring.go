@@ -20,7 +20,7 @@ import (
 func (c Config) sources() ([]reconcile.Source, error) {
 	var all []reconcile.Source
 	if len(c.Marathon) > 0 {
-		source, err := marathon.New(marathon.Config{URLs: c.Marathon, RefreshInterval: c.RefreshInterval, GroupSize: c.GroupSize})
+		source, err := marathon.New(c.marathon())
 		if err != nil {
 			return nil, fmt.Errorf("--marathon: %w", err)
 		}
@@ -30,6 +30,15 @@ func (c Config) sources() ([]reconcile.Source, error) {
 		all = append(all, file.New(c.ServicesFile, file.DefaultInterval))
 	}
 	return all, nil
+}
+
+func (c Config) marathon() marathon.Config {
+	return marathon.Config{URLs: c.Marathon, RefreshInterval: c.RefreshInterval, GroupSize: c.GroupSize}
+}
+
+// sourceSettings gives what sources makes each source from, by its name.
+func (c Config) sourceSettings() map[string]any {
+	return map[string]any{"marathon": c.marathon(), file.Name: c.ServicesFile}
 }
 
 func (c Config) policy() policy.Policy {
