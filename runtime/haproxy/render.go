@@ -141,15 +141,14 @@ func (r *renderer) render(s catalog.Service, name, static string) (*section, err
 		return was.section, nil
 	}
 	servers := make([]templates.HAProxyServer, len(s.Servers))
-	usual := make(map[string]serverLine, len(s.Servers))
+	usual := make([]usualLine, len(s.Servers))
 	for i, v := range s.Servers {
-		var words string
-		servers[i], words = templateServer(serverName(v), v)
-		o, err := r.lines.options(words)
+		o, err := r.lines.usual(v)
 		if err != nil {
 			return nil, err
 		}
-		usual[servers[i].Line] = serverLine{name: servers[i].Name, addr: v.Addr, serverOptions: o}
+		servers[i] = templateServer(v, o)
+		usual[i] = usualLine{servers[i].Line, serverLine{name: servers[i].Name, addr: v.Addr, serverOptions: o}}
 	}
 	head := r.headOf(s, name)
 	r.buffer.Reset()
@@ -172,21 +171,14 @@ func (r *renderer) render(s catalog.Service, name, static string) (*section, err
 	return sec, nil
 }
 
-// templateServer gives what a template sees of a server, and the options of its usual line.
-func templateServer(name string, v catalog.Server) (templates.HAProxyServer, string) {
-	s := templates.HAProxyServer{Name: name, Weight: haproxyWeight(v.Weight), MaxConn: v.MaxConn, Check: v.Check}
-	if s.Address = name; v.Check || !v.Addr.Addr().Is4() {
+// templateServer gives what a template sees of a server with its usual options.
+func templateServer(v catalog.Server, o *serverOptions) templates.HAProxyServer {
+	s := templates.HAProxyServer{Name: serverName(v), Weight: o.weight, MaxConn: o.maxconn, Check: v.Check}
+	if s.Address = s.Name; v.Check || !v.Addr.Addr().Is4() {
 		s.Address = v.Addr.String()
 	}
-	words := "weight " + strconv.Itoa(s.Weight)
-	if s.MaxConn > 0 {
-		words += " maxconn " + strconv.Itoa(s.MaxConn)
-	}
-	if s.Check {
-		words += " check"
-	}
-	s.Line = "server " + s.Name + " " + s.Address + " " + words
-	return s, words
+	s.Line = "server " + s.Name + " " + s.Address + " " + o.words
+	return s
 }
 
 // forget drops the sections of services that are gone.

@@ -32,16 +32,27 @@ type proxy struct {
 	fixed   []string // servers that are the template's own, not the service's
 }
 
+// usualLine is a server's line as the template was offered it.
+type usualLine struct {
+	text string
+	serverLine
+}
+
 // parseSection reads a section's text. managed says which server names are the service's; the others are the template's
-// own and part of the structure. usual has the meaning of whole server lines that need no reading.
-func parseSection(key catalog.Key, name, text string, managed func(string) bool, usual map[string]serverLine, lines *lineParser) (*section, error) {
+// own and part of the structure. usual are server lines that need no reading, in the order in which each proxy has them.
+func parseSection(key catalog.Key, name, text string, managed func(string) bool, usual []usualLine, lines *lineParser) (*section, error) {
 	s := &section{key: key, name: name, text: text, expected: strings.Count(text, "server ")}
 	var structure strings.Builder
+	next := 0 // of usual
 	for line := range strings.Lines(text) {
-		if l, ok := usual[strings.TrimSpace(line)]; ok {
-			if err := s.addServer(l); err != nil {
+		if next == len(usual) {
+			next = 0
+		}
+		if next < len(usual) && strings.TrimSpace(line) == usual[next].text {
+			if err := s.addServer(usual[next].serverLine); err != nil {
 				return nil, err
 			}
+			next++
 			continue
 		}
 		words := strings.Fields(line)

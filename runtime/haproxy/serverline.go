@@ -10,6 +10,8 @@ import (
 	"github.com/haproxytech/config-parser/v5/params"
 	"github.com/haproxytech/config-parser/v5/parsers"
 	"github.com/haproxytech/config-parser/v5/types"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // serverLine is one managed `server` line of haproxy.cfg.
@@ -35,7 +37,38 @@ func (l serverLine) addWords() string { return strings.TrimRight(l.addr.String()
 // lineParser reads server lines. Parsing the words behind the address costs 10 µs in config-parser and nearly all servers
 // say the same, so their meaning is remembered.
 type lineParser struct {
-	known map[string]*serverOptions
+	known  map[string]*serverOptions
+	common map[usualOptions]*serverOptions
+}
+
+// usualOptions are what a server's usual line depends on.
+type usualOptions struct {
+	weight, maxConn int
+	check           bool
+}
+
+// usual gives the options of a server's usual line.
+func (p *lineParser) usual(v catalog.Server) (*serverOptions, error) {
+	key := usualOptions{haproxyWeight(v.Weight), v.MaxConn, v.Check}
+	if o, ok := p.common[key]; ok {
+		return o, nil
+	}
+	words := "weight " + strconv.Itoa(key.weight)
+	if key.maxConn > 0 {
+		words += " maxconn " + strconv.Itoa(key.maxConn)
+	}
+	if key.check {
+		words += " check"
+	}
+	o, err := p.options(words)
+	if err != nil {
+		return nil, err
+	}
+	if p.common == nil || len(p.common) >= maxKnown {
+		p.common = map[usualOptions]*serverOptions{}
+	}
+	p.common[key] = o
+	return o, nil
 }
 
 // maxKnown bounds what a lineParser remembers.

@@ -1,8 +1,10 @@
 package haproxy
 
 import (
-	"encoding/json"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
@@ -44,9 +46,18 @@ func newStructure(o outer, sections map[catalog.Key]*section) structure {
 		}
 		st.Services[key] = b
 	}
-	text, _ := json.Marshal(st) // strings, numbers and addresses always marshal; map keys come sorted
-	st.Hash = hashText(string(text))
+	st.Hash = st.sum()
 	return st
+}
+
+// sum gives the hash of all that a reload would change.
+func (st structure) sum() string {
+	var b strings.Builder
+	b.WriteString(st.Outer)
+	for _, key := range slices.SortedFunc(maps.Keys(st.Services), catalog.Key.Compare) {
+		b.WriteString(" " + key.String() + " " + st.Services[key].Hash)
+	}
+	return hashText(b.String())
 }
 
 // service finds a service's section.
