@@ -55,19 +55,19 @@ type DriverState struct {
 	Changes   map[string]int // changes since the start by their Action
 }
 
-// AppliedChange is a change that a driver made.
+// AppliedChange is a change that a driver made, in the shape that /api/v1/changes serves too.
 type AppliedChange struct {
-	At     time.Time // when the pass that made it ended
-	Driver string
-	Drift  bool // it repaired what somebody else had changed
+	At     time.Time `json:"at"` // when the pass that made it ended, in UTC
+	Driver string    `json:"driver"`
+	Drift  bool      `json:"drift"` // it repaired what somebody else had changed
 	catalog.Change
 }
 
-// Reload is one time that a proxy was loaded anew.
+// Reload is one time that a proxy was loaded anew, in the shape that /api/v1/status serves too.
 type Reload struct {
-	At      time.Time // when the pass that made it ended
-	Driver  string
-	Reasons []string
+	At      time.Time `json:"at"` // when the pass that made it ended, in UTC
+	Driver  string    `json:"driver"`
+	Reasons []string  `json:"reasons"` // never nil
 }
 
 // history is what outlives a pass. Its slices are only appended to and cut at the front, so that a Pass can share them.
@@ -81,11 +81,11 @@ type history struct {
 func (h *history) add(now time.Time, driver string, report catalog.Report) {
 	drift := setOf(report.Drift)
 	for _, c := range report.Changes {
-		h.changes = append(h.changes, AppliedChange{At: now, Driver: driver, Drift: drift[c], Change: c})
+		h.changes = append(h.changes, AppliedChange{At: now.UTC(), Driver: driver, Drift: drift[c], Change: c})
 	}
 	h.changes = h.changes[max(0, len(h.changes)-keptChanges):]
 	if countReloads(report) > 0 {
-		h.reloads = append(h.reloads, Reload{At: now, Driver: driver, Reasons: report.Reloads})
+		h.reloads = append(h.reloads, Reload{At: now.UTC(), Driver: driver, Reasons: append([]string{}, report.Reloads...)})
 	}
 	h.reloads = h.reloads[max(0, len(h.reloads)-keptReloads):]
 }

@@ -1,10 +1,12 @@
 package reconcile
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
@@ -79,6 +81,20 @@ func TestAPublishedPassNeverChanges(t *testing.T) {
 		}
 		r.stop()
 	})
+}
+
+func TestHistoryIsServedAsItIs(t *testing.T) {
+	var h history
+	add := catalog.Change{Service: "web 80/tcp", Action: "add server"}
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("there", 3600))
+	h.add(now, "haproxy", catalog.Report{Changes: []catalog.Change{add, {Action: "reload"}}, Drift: []catalog.Change{add}})
+	got, err := json.Marshal([]any{h.changes, h.reloads})
+	want := `[[{"at":"2026-01-02T02:04:05Z","driver":"haproxy","drift":true,"service":"web 80/tcp","action":"add server"},` +
+		`{"at":"2026-01-02T02:04:05Z","driver":"haproxy","drift":false,"service":"","action":"reload"}],` +
+		`[{"at":"2026-01-02T02:04:05Z","driver":"haproxy","reasons":[]}]]`
+	if err != nil || string(got) != want {
+		t.Errorf("got %s, %v\nwant %s", got, err, want)
+	}
 }
 
 func TestReloadsAreCountedNotTheirReasons(t *testing.T) {

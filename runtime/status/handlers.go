@@ -31,7 +31,7 @@ func (s *Server) routes() http.Handler {
 		answer(w, statusJSON(pass, s.state(pass), s.cfg, time.Now()))
 	})
 	mux.HandleFunc("GET /api/v1/changes", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, changesJSON(s.cfg.Pass()))
+		answer(w, ChangesJSON{Changes: list(s.cfg.Pass().Changes)})
 	})
 	return mux
 }

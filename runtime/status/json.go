@@ -15,16 +15,16 @@ type ServicesJSON struct {
 
 // StatusJSON is the answer of /api/v1/status. Times are null when the thing never happened; durations are in seconds.
 type StatusJSON struct {
-	State    string            `json:"state"`     // what /status says: OK, INITIALIZING or TERMINATING
-	NotReady []string          `json:"not_ready"` // why /readyz answers 503; empty when it answers 200
-	Version  string            `json:"version"`
-	Commit   string            `json:"commit,omitempty"`
-	Pass     PassJSON          `json:"pass"`
-	Wanted   CountJSON         `json:"wanted"`
-	Sources  []SourceJSON      `json:"sources"`
-	Drivers  []DriverJSON      `json:"drivers"`
-	Reloads  []ReloadJSON      `json:"reloads"` // the last 100, oldest first
-	Problems []catalog.Problem `json:"problems"`
+	State    string             `json:"state"`     // what /status says: OK, INITIALIZING or TERMINATING
+	NotReady []string           `json:"not_ready"` // why /readyz answers 503; empty when it answers 200
+	Version  string             `json:"version"`
+	Commit   string             `json:"commit,omitempty"`
+	Pass     PassJSON           `json:"pass"`
+	Wanted   CountJSON          `json:"wanted"`
+	Sources  []SourceJSON       `json:"sources"`
+	Drivers  []DriverJSON       `json:"drivers"`
+	Reloads  []reconcile.Reload `json:"reloads"` // the last 100, oldest first
+	Problems []catalog.Problem  `json:"problems"`
 }
 
 // PassJSON is the latest pass of the loop.
@@ -67,24 +67,9 @@ type DriverJSON struct {
 	Facts         []catalog.Fact    `json:"facts"`    // its proxy's version, process and the like
 }
 
-// ReloadJSON is one time that a proxy was loaded anew.
-type ReloadJSON struct {
-	At      time.Time `json:"at"`
-	Driver  string    `json:"driver"`
-	Reasons []string  `json:"reasons"`
-}
-
 // ChangesJSON is the answer of /api/v1/changes.
 type ChangesJSON struct {
-	Changes []ChangeJSON `json:"changes"` // the last 1000, oldest first
-}
-
-// ChangeJSON is a change that a driver made.
-type ChangeJSON struct {
-	At     time.Time `json:"at"`
-	Driver string    `json:"driver"`
-	Drift  bool      `json:"drift"` // it repaired what somebody else had changed
-	catalog.Change
+	Changes []reconcile.AppliedChange `json:"changes"` // the last 1000, oldest first
 }
 
 func servicesJSON(pass *reconcile.Pass) ServicesJSON {
@@ -101,7 +86,7 @@ func statusJSON(pass *reconcile.Pass, state string, cfg Config, now time.Time) S
 		Wanted:   CountJSON{Services: len(pass.Want), Servers: catalog.CountServers(pass.Want)},
 		Sources:  []SourceJSON{},
 		Drivers:  []DriverJSON{},
-		Reloads:  []ReloadJSON{},
+		Reloads:  list(pass.Reloads),
 		Problems: list(pass.Problems),
 	}
 	for _, s := range pass.Sources {
@@ -109,9 +94,6 @@ func statusJSON(pass *reconcile.Pass, state string, cfg Config, now time.Time) S
 	}
 	for _, d := range pass.Drivers {
 		j.Drivers = append(j.Drivers, driverJSON(d))
-	}
-	for _, r := range pass.Reloads {
-		j.Reloads = append(j.Reloads, ReloadJSON{At: r.At.UTC(), Driver: r.Driver, Reasons: list(r.Reasons)})
 	}
 	return j
 }
@@ -134,14 +116,6 @@ func driverJSON(d reconcile.DriverState) DriverJSON {
 	return DriverJSON{Name: d.Name, Up: driverUp(d), Applied: d.Applied, LastSuccess: moment(d.Succeeded), Error: d.Err,
 		Reloads: d.Reloads, DriftRepaired: d.Drift, Changes: changes,
 		LastChanges: list(d.Report.Changes), Problems: list(d.Report.Problems), Facts: list(d.Report.Facts)}
-}
-
-func changesJSON(pass *reconcile.Pass) ChangesJSON {
-	j := ChangesJSON{Changes: make([]ChangeJSON, 0, len(pass.Changes))}
-	for _, c := range pass.Changes {
-		j.Changes = append(j.Changes, ChangeJSON{At: c.At.UTC(), Driver: c.Driver, Drift: c.Drift, Change: c.Change})
-	}
-	return j
 }
 
 func sourceUp(s reconcile.SourceState) bool { return s.Err == "" && !s.Succeeded.IsZero() }
