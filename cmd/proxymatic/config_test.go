@@ -216,7 +216,7 @@ func TestNoPieceOfAPasswordIsShown(t *testing.T) {
 	for _, password := range []string{"sec/ret", "sec@ret", "sec:ret", "sec#ret", "sec?ret", "sec,ret", "99999/ret", "77/ret", "77#ret", "77?ret", "77,ret", "sec%ret", "/sec", "#sec", "@/ret", "se\"c/ret"} {
 		for option, scheme := range map[string]string{"--marathon": "http", "--marathon-callback": "https", "--registrator": "etcd3"} {
 			got := call(t, "services", "--haproxy", "--timeout=0.05", option, scheme+"://user:"+password+"@127.0.0.1:1/x")
-			if got.code != 1 || got.stdout != "" || regexp.MustCompile("sec|ret\\b|99999|77|user").MatchString(strings.ReplaceAll(got.stderr, helpText(), "")) {
+			if got.code != 1 || got.stdout != "" || regexp.MustCompile(`sec|ret\b|99999|77|user`).MatchString(strings.ReplaceAll(got.stderr, helpText(), "")) {
 				t.Errorf("%s with password %s: got %+v, want an error without a piece of it", option, password, got)
 			}
 		}
