@@ -9,6 +9,7 @@ global
 {{- end}}
     stats socket {{.Socket}} mode 600 level admin expose-fd listeners
     no strict-limits
+    spread-checks 5
     # Old workers end by themselves when their last connection does, and at the latest after this time.
     hard-stop-after 12h
 
@@ -33,6 +34,11 @@ listen {{.Name}}
     bind {{.Bind}}
     mode {{.Mode}}
     maxconn {{.MaxConn}}
+{{- if eq .Mode "http"}}
+    option forwardfor if-none
+    timeout http-request 15s
+    timeout http-keep-alive 1s
+{{- end}}
 {{- with .TimeoutClient}}
     timeout client {{.}}
 {{- end}}

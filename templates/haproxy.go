@@ -43,7 +43,7 @@ type HAProxySection struct {
 	Name, Bind, Mode, Source, TimeoutClient, TimeoutServer string
 	Port                                                   uint16
 	MaxConn                                                int
-	Servers                                                []HAProxyServer // in the order of their addresses. Mako: `service.servers`
+	Servers                                                []HAProxyServer // in the order of their addresses. Mako: `service.servers`, `service.slots`
 }
 
 // Section adds servers to a service.
