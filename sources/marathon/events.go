@@ -3,6 +3,7 @@ package marathon
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -40,8 +41,18 @@ func eventsPath() string {
 
 // event is one event of the stream, as far as it is of use.
 type event struct {
-	Type   string `json:"eventType"`
-	Status string `json:"taskStatus"`
+	Type      string `json:"eventType"`
+	Status    string `json:"taskStatus"`
+	AppID     string `json:"appId"`
+	RunSpecID string `json:"runSpecId"` // the app of an instance_health_changed_event
+}
+
+// app is the only app that an event of a task tells of, or empty: then any app may have changed.
+func (e event) app() string {
+	if e.Type == "" || e.Type == "app_terminated_event" {
+		return ""
+	}
+	return cmp.Or(e.AppID, e.RunSpecID)
 }
 
 // matters reports whether an event can change a route. An event that could not be read may be anything.

@@ -110,6 +110,27 @@ func TestWhichEventsMatter(t *testing.T) {
 	}
 }
 
+func TestWhichAppAnEventNames(t *testing.T) {
+	for frame, want := range map[string]string{
+		`{"eventType":"status_update_event","appId":"/a/b"}`:                "/a/b",
+		`{"eventType":"instance_health_changed_event","runSpecId":"/a"}`:    "/a",
+		`{"eventType":"app_terminated_event","appId":"/a"}`:                 "",
+		`{"eventType":"api_post_event","appDefinition":{"id":"/a"}}`:        "",
+		`{"eventType":"deployment_success","id":"x","plan":{"id":"x"}}`:     "",
+		`{"eventType":"group_change_success","groupId":"/","version":"v1"}`: "",
+		`{"eventType":"status_update_event","appId":7}`:                     "",
+		`{"appId":"/a"}`: "",
+	} {
+		var got []string
+		if err := readEvents(strings.NewReader("data: "+frame+"\n\n"), maxEvent, func(e event) { got = append(got, e.app()) }); err != io.EOF {
+			t.Fatal(err)
+		}
+		if len(got) != 1 || got[0] != want {
+			t.Errorf("%s names %q, want %q", frame, got, want)
+		}
+	}
+}
+
 func TestTheEventsThatMarathonIsAskedFor(t *testing.T) {
 	const want = "/v2/events?plan-format=light&event_type=event_stream_attached" +
 		"&event_type=status_update_event&event_type=health_status_changed_event&event_type=instance_health_changed_event" +

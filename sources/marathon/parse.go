@@ -189,6 +189,27 @@ func parseApp(raw []byte) (app, error) {
 	return a, nil
 }
 
+// parseOne reads the answer to GET /v2/apps/{id}.
+func parseOne(data []byte, id string) (app, error) {
+	var answer struct {
+		App json.RawMessage `json:"app"`
+	}
+	if err := json.Unmarshal(data, &answer); err != nil {
+		return app{}, notJSON(err)
+	}
+	if answer.App == nil {
+		return app{}, errors.New(`the answer has no "app"`)
+	}
+	a, err := parseApp(answer.App)
+	if err != nil {
+		return app{}, errors.New(typeError(err))
+	}
+	if a.ID != id {
+		return app{}, fmt.Errorf("the answer is app %.100q, not %.100q", a.ID, id)
+	}
+	return a, nil
+}
+
 // namedApps leaves out what has no usable id or repeats one.
 func namedApps(apps []app) ([]app, []catalog.Problem) {
 	var problems []catalog.Problem

@@ -3,6 +3,7 @@ package marathon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -16,7 +17,7 @@ import (
 // appsPath asks for everything at one moment. Marathon 0.8 reads the first embed only, so the tasks come first.
 const appsPath = "/v2/apps?embed=apps.tasks&embed=apps.deployments&embed=apps.readiness"
 
-// reader reads whole snapshots. Its caches belong to one goroutine.
+// reader reads snapshots. Its caches belong to one goroutine.
 type reader struct {
 	client    *client
 	hosts     resolver
@@ -33,30 +34,67 @@ type knownVersion struct {
 	used   time.Time // when a task of it was listed last
 }
 
-// reading is a snapshot, and the replica that gave it.
+// reading is a snapshot, what it came of, and the replica that gave it. It is never written to again.
 type reading struct {
 	snapshot catalog.Snapshot
+	apps     []app
+	problems []catalog.Problem // of the list, not of an app in it
 	replica  int
+	whole    time.Time // when the whole list was read
 }
 
 // read asks the replicas for everything, beginning with the first one given.
 func (r *reader) read(ctx context.Context, first int) (reading, error) {
-	var apps []app
-	var problems []catalog.Problem
+	var got reading
 	at, err := r.client.ask(ctx, question{path: appsPath, first: first, use: func(body []byte) (err error) {
-		apps, problems, err = parseApps(body)
+		got.apps, got.problems, err = parseApps(body)
 		return err
 	}})
 	if err != nil {
 		return reading{}, err
 	}
-	r.client.preferred.Store(int64(at))
-	needed := versionsNeeded(apps)
+	got.replica, got.whole = at, time.Now()
+	return r.conclude(ctx, got)
+}
+
+// onePatience is how long the apps that an event named may take, before the whole list is asked for instead.
+const onePatience = 5 * time.Second
+
+// refresh reads some apps of an earlier reading again. Any error, an app that was not listed or that is gone among them,
+// means that the whole list must tell.
+func (r *reader) refresh(ctx context.Context, base reading, ids []string) (reading, error) {
+	limited, cancel := context.WithTimeout(ctx, onePatience)
+	defer cancel()
+	got := reading{apps: slices.Clone(base.apps), problems: base.problems, replica: base.replica, whole: base.whole}
+	for _, id := range ids {
+		i := slices.IndexFunc(got.apps, func(a app) bool { return a.ID == id })
+		path, ok := apiPath(id)
+		if i < 0 || !ok {
+			return reading{}, fmt.Errorf("app %.100q was not listed", id)
+		}
+		// Tasks and deployments are always in this answer.
+		q := question{path: path + "?embed=app.readiness", first: got.replica, missing: true, use: func(body []byte) (err error) {
+			got.apps[i], err = parseOne(body, id)
+			return err
+		}}
+		at, err := r.client.ask(limited, q)
+		if err != nil {
+			return reading{}, err
+		}
+		got.replica = at
+	}
+	return r.conclude(ctx, got)
+}
+
+// conclude asks for what the apps leave open, and finds their services.
+func (r *reader) conclude(ctx context.Context, got reading) (reading, error) {
+	r.client.preferred.Store(int64(got.replica))
+	needed := versionsNeeded(got.apps)
 	if err := r.readVersions(ctx, needed); err != nil {
 		return reading{}, err
 	}
-	r.learn(apps, time.Now())
-	hosts := r.hosts.resolve(ctx, hostsNeeded(apps))
+	r.learn(got.apps, time.Now())
+	hosts := r.hosts.resolve(ctx, hostsNeeded(got.apps))
 	if err := r.hosts.late(hosts, time.Now()); err != nil {
 		return reading{}, err
 	}
@@ -67,11 +105,12 @@ func (r *reader) read(ctx context.Context, first int) (reading, error) {
 	if ctx.Err() != nil {
 		return reading{}, ctx.Err()
 	}
-	found, more := services(apps, w)
-	r.alive = remember(apps, w)
+	found, problems := services(got.apps, w)
+	r.alive = remember(got.apps, w)
 	r.hosts.settled = true
-	return reading{replica: at, snapshot: catalog.Snapshot{Source: sourceName, Priority: priority, Services: found,
-		Problems: sortProblems(append(problems, more...)), Succeeded: time.Now()}}, nil
+	got.snapshot = catalog.Snapshot{Source: sourceName, Priority: priority, Services: found,
+		Problems: sortProblems(slices.Concat(got.problems, problems)), Succeeded: time.Now()}
+	return got, nil
 }
 
 // readVersions makes the cache hold what is needed. It keeps for a while what is not: around a failover a list may lack
@@ -126,7 +165,7 @@ func (r *reader) readVersion(ctx context.Context, key versionKey) (knownVersion,
 	missing := func(reason string) (knownVersion, error) {
 		return knownVersion{answer: versionAnswer{reason: reason}, until: time.Now().Add(r.forgive)}, nil
 	}
-	path, ok := versionPath(key)
+	path, ok := apiPath(key.app, "versions", key.version)
 	if !ok {
 		return missing("its name cannot be asked for")
 	}
@@ -151,10 +190,10 @@ func (r *reader) readVersion(ctx context.Context, key versionKey) (knownVersion,
 	}
 }
 
-// versionPath is where a version's definition is, unless one of the names would lead elsewhere.
-func versionPath(key versionKey) (string, bool) {
+// apiPath is where an app is, or what the further names below it say, unless one of the names would lead elsewhere.
+func apiPath(id string, below ...string) (string, bool) {
 	path := "/v2/apps"
-	for segment := range strings.SplitSeq(strings.Trim(key.app, "/")+"/versions/"+key.version, "/") {
+	for segment := range strings.SplitSeq(strings.Join(append([]string{strings.Trim(id, "/")}, below...), "/"), "/") {
 		if segment == "" || segment == "." || segment == ".." {
 			return "", false
 		}

@@ -51,7 +51,11 @@ func (s *sim) RoundTrip(req *http.Request) (*http.Response, error) {
 	if n < 0 {
 		return nil, fmt.Errorf("trouble %d", -n)
 	}
-	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(tasksAnswer(n)))}, req.Context().Err()
+	body := tasksAnswer(n)
+	if path != "/v2/apps" {
+		body = `{"app":` + strings.TrimSuffix(strings.TrimPrefix(body, `{"apps":[`), `]}`) + `}`
+	}
+	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(body))}, req.Context().Err()
 }
 
 func (s *sim) subscribe(req *http.Request) (*http.Response, error) {
@@ -83,6 +87,11 @@ func (s *sim) set(host string, answers ...int) {
 
 // change is an event that matters, on the stream that was opened last.
 func (s *sim) change() { s.write("data: {\"eventType\":\"status_update_event\"}\r\n\r\n") }
+
+// changeOf is the same of one app.
+func (s *sim) changeOf(app string) {
+	s.write(fmt.Sprintf("data: {\"eventType\":\"status_update_event\",\"appId\":%q}\r\n\r\n", app))
+}
 
 func (s *sim) write(frame string) {
 	s.lock.Lock()

@@ -1,7 +1,7 @@
 // Package marathon finds services in Marathon: the apps' service ports, and the tasks that serve them now.
 //
-// An event of Marathon's stream only says "look again": the list of apps with their tasks is then read whole. What the
-// list means is worked out by pure functions, app by app (parse.go, ports.go, labels.go, routable.go); the rest asks
+// An event of Marathon's stream only says "look again": the app that it names is then read, or the whole list of apps with
+// their tasks, as each refresh interval. What the list means is worked out by pure functions, app by app (parse.go, ports.go, labels.go, routable.go); the rest asks
 // the replicas (client.go, read.go), listens to events (events.go, stream.go) and decides what counts (source.go).
 package marathon
 
@@ -126,25 +126,18 @@ func (s *Source) Run(ctx context.Context, out chan<- catalog.Snapshot) error {
 	timer := time.NewTimer(time.Second)
 	defer timer.Stop()
 	for {
-		cause := polled
+		var why cause
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-r.pulse.wake:
-			cause = announced
+			why = r.pulse.take()
 		case <-timer.C:
+			why = cause{announced: r.pulse.take().announced}
 		}
-		timer.Reset(r.update(ctx, cause))
+		timer.Reset(r.update(ctx, why))
 	}
 }
-
-// cause is why everything is read.
-type cause uint8
-
-const (
-	polled    cause = iota
-	announced       // an event said that something changed
-)
 
 // run is the state of Run, of which only its goroutine knows.
 type run struct {
@@ -153,36 +146,40 @@ type run struct {
 	pulse   *pulse
 	out     chan<- catalog.Snapshot
 	pause   backoff
+	base    reading          // the last one that counted, for what changes in it; none while reading fails
 	last    catalog.Snapshot // the last good answer, with Err while reading fails
 	sent    time.Time        // when a snapshot was sent last
 	accepts bool             // there is a last good answer
 }
 
-// update reads everything, sends what came of it, and tells when to read again at the latest.
+// update reads what may have changed, sends what came of it, and tells when to read everything at the latest.
 func (r *run) update(ctx context.Context, why cause) time.Duration {
-	got, err := r.accept(ctx)
+	got, err := r.accept(ctx, why.apps)
 	if ctx.Err() != nil {
 		return r.config.RefreshInterval
 	}
 	if err != nil {
+		r.base = reading{}
 		r.fail(ctx, reason(err))
 		return min(r.pause.next(), r.config.RefreshInterval)
 	}
+	r.base = got
 	r.pause.reset()
 	r.pulse.alive()
-	changed := r.succeed(ctx, got)
-	if why == announced && !changed {
+	changed := r.succeed(ctx, got.snapshot)
+	left := max(0, r.config.RefreshInterval-time.Since(got.whole))
+	if why.announced && !changed {
 		// Up to 1.2 an event may come before the list shows what it announced.
-		return min(r.config.Settle, r.config.RefreshInterval)
+		return min(r.config.Settle, left)
 	}
-	return r.config.RefreshInterval
+	return left
 }
 
 // accept reads until an answer counts. One that lost most servers is a failover's or a lone standby's as likely as the
 // truth: it counts when a second reading, of another replica where there is one, agrees. A second one that has more
 // stands in its place.
-func (r *run) accept(ctx context.Context) (catalog.Snapshot, error) {
-	got, err := r.reader.read(ctx, int(r.reader.client.preferred.Load()))
+func (r *run) accept(ctx context.Context, apps []string) (reading, error) {
+	got, err := r.read(ctx, apps)
 	for range maxConfirmations {
 		if err != nil || !r.suspicious(got.snapshot) {
 			break
@@ -194,7 +191,18 @@ func (r *run) accept(ctx context.Context) (catalog.Snapshot, error) {
 			break
 		}
 	}
-	return got.snapshot, err
+	return got, err
+}
+
+// read reads the apps that changed. It reads everything when that is not known, cannot be had, or is due anyway: events
+// may be lost.
+func (r *run) read(ctx context.Context, apps []string) (reading, error) {
+	if len(apps) > 0 && r.base.apps != nil && time.Since(r.base.whole) < r.config.RefreshInterval {
+		if got, err := r.reader.refresh(ctx, r.base, apps); err == nil {
+			return got, nil
+		}
+	}
+	return r.reader.read(ctx, int(r.reader.client.preferred.Load()))
 }
 
 // maxConfirmations bounds how often answers that grow, but stay small, are read again.

@@ -7,6 +7,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -17,9 +19,20 @@ const maxPause = 15 * time.Second
 // pulse is what the stream's goroutine tells the source's: a mark that says "look again", and signs of life.
 type pulse struct {
 	wake    chan struct{} // holds one mark: further ones, while it waits to be taken, add nothing
-	heard   atomic.Int64  // when Marathon last gave a sign of life, in Unix nanoseconds
-	trouble atomic.Value  // a string: why there is no stream now, or empty
+	lock    sync.Mutex    // of the mark and of what it means
+	why     cause
+	heard   atomic.Int64 // when Marathon last gave a sign of life, in Unix nanoseconds
+	trouble atomic.Value // a string: why there is no stream now, or empty
 }
+
+// cause is why Marathon is asked.
+type cause struct {
+	announced bool     // an event said that something changed
+	apps      []string // only these changed; empty is any
+}
+
+// maxApps is how many apps are asked for one by one. For more the whole list is cheaper.
+const maxApps = 5
 
 func newPulse() *pulse {
 	p := &pulse{wake: make(chan struct{}, 1)}
@@ -27,11 +40,35 @@ func newPulse() *pulse {
 	return p
 }
 
-func (p *pulse) look() {
+// look marks that an app changed, or with an empty id that any may have.
+func (p *pulse) look(app string) {
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	everything := app == "" || p.why.announced && len(p.why.apps) == 0
+	switch {
+	case everything, len(p.why.apps) == maxApps && !slices.Contains(p.why.apps, app):
+		p.why.apps = nil
+	case !slices.Contains(p.why.apps, app):
+		p.why.apps = append(p.why.apps, app)
+	}
+	p.why.announced = true
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
+}
+
+// take takes the mark away, if there is one, and tells what it meant.
+func (p *pulse) take() cause {
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	select {
+	case <-p.wake:
+	default:
+	}
+	why := p.why
+	p.why = cause{}
+	return why
 }
 
 func (p *pulse) alive() { p.heard.Store(time.Now().UnixNano()) }
@@ -63,7 +100,7 @@ func (f *follower) run(ctx context.Context) {
 		err := f.follow(ctx, r)
 		f.pulse.trouble.Store(fmt.Sprintf("%s: %s", r, reason(err)))
 		if i == 0 {
-			f.pulse.look() // whoever waited for the first subscription waits no longer
+			f.pulse.look("") // whoever waited for the first subscription waits no longer
 		}
 		// A replica that is not ready to lead says 200 and closes at once, so only a stream that lasted was a success.
 		// Behind a standby's proxy an idle one lasts 10 s.
@@ -88,12 +125,15 @@ func (f *follower) follow(ctx context.Context, r replica) error {
 	// The answer's head comes a moment before the subscription counts, and the first event says that it does. Old
 	// Marathons may send none, so a moment's wait stands in for it.
 	f.pulse.trouble.Store("")
-	first := time.AfterFunc(f.settle, f.pulse.look)
+	first := time.AfterFunc(f.settle, func() { f.pulse.look("") })
 	defer first.Stop()
 	heard := onRead{r: body, do: func() { deadline.Reset(f.silence); f.pulse.alive() }}
 	err = readEvents(heard, maxEvent, func(e event) {
-		if first.Stop() || e.matters() {
-			f.pulse.look()
+		switch {
+		case first.Stop():
+			f.pulse.look("")
+		case e.matters():
+			f.pulse.look(e.app())
 		}
 	})
 	return causeOf(ctx, err)

@@ -24,7 +24,7 @@ func TestPathsOfVersions(t *testing.T) {
 		{versionKey{"/a", ".."}, "", false},
 		{versionKey{"/a", ""}, "", false},
 	} {
-		if got, ok := versionPath(c.key); got != c.want || ok != c.ok {
+		if got, ok := apiPath(c.key.app, "versions", c.key.version); got != c.want || ok != c.ok {
 			t.Errorf("%v: got %q %v, want %q %v", c.key, got, ok, c.want, c.ok)
 		}
 	}
