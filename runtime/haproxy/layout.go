@@ -45,6 +45,9 @@ func (d *Driver) layout(want []catalog.Service, built structure) (layout, error)
 	if err != nil {
 		return layout{}, err
 	}
+	if err := d.render.renderAhead(want, names, o.static); err != nil {
+		return layout{}, err
+	}
 	l := layout{outer: o, sections: make(map[catalog.Key]*section, len(want))}
 	for i, s := range want {
 		if l.sections[s.Key], err = d.render.render(s, names[i], o.static); err != nil {

@@ -3,11 +3,14 @@ package haproxy
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/template"
 	"time"
 
@@ -28,11 +31,16 @@ type renderer struct {
 	static      string // why no section's servers can be changed at run time, if that is so
 	servesEmpty bool   // the template has servers of its own, so that a service without tasks should be listened for
 
-	lines    lineParser
-	buffer   bytes.Buffer
+	desks    []desk // one for each goroutine that renders
 	sections map[catalog.Key]remembered
 	last     outer
 	heads    []templates.HAProxyService // what last was rendered from
+}
+
+// desk is what one goroutine needs to render sections.
+type desk struct {
+	lines  lineParser
+	buffer bytes.Buffer
 }
 
 // remembered is a section and what it was rendered from.
@@ -64,7 +72,7 @@ func newRenderer(t *template.Template, global templates.HAProxy, bind netip.Addr
 		return nil, err
 	}
 	r := &renderer{source: sourceOf(t), section: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
-		sections: map[catalog.Key]remembered{}}
+		sections: map[catalog.Key]remembered{}, desks: make([]desk, runtime.GOMAXPROCS(0))}
 	empty, err := r.render(catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}, "empty", "")
 	if err != nil {
 		return nil, err
@@ -137,38 +145,85 @@ func seconds(d time.Duration) string {
 
 // render gives a service's section under a name. static is why the defaults forbid changes at run time, if they do.
 func (r *renderer) render(s catalog.Service, name, static string) (*section, error) {
-	if was, ok := r.sections[s.Key]; ok && was.section.name == name && was.static == static && was.service.Equal(s) {
-		return was.section, nil
+	if was, ok := r.remembers(s, name, static); ok {
+		return was, nil
 	}
+	made, err := r.make(&r.desks[0], s, name, static)
+	if err != nil {
+		return nil, err
+	}
+	r.sections[s.Key] = made
+	return made.section, nil
+}
+
+// remembers gives a section that was rendered before, if it would be the same now.
+func (r *renderer) remembers(s catalog.Service, name, static string) (*section, bool) {
+	was, ok := r.sections[s.Key]
+	return was.section, ok && was.section.name == name && was.static == static && was.service.Equal(s)
+}
+
+// renderAhead renders many sections at a time, where many are new, so that a start waits less for them.
+func (r *renderer) renderAhead(services []catalog.Service, names []string, static string) error {
+	const worthIt = 64
+	var todo []int
+	for i, s := range services {
+		if _, ok := r.remembers(s, names[i], static); !ok {
+			todo = append(todo, i)
+		}
+	}
+	if len(todo) < worthIt {
+		return nil
+	}
+	made := make([]remembered, len(todo))
+	errs := make([]error, len(r.desks))
+	var group sync.WaitGroup
+	for w := range r.desks {
+		group.Go(func() {
+			for k := w; k < len(todo) && errs[w] == nil; k += len(r.desks) {
+				made[k], errs[w] = r.make(&r.desks[w], services[todo[k]], names[todo[k]], static)
+			}
+		})
+	}
+	group.Wait()
+	for k, i := range todo {
+		if made[k].section != nil {
+			r.sections[services[i].Key] = made[k]
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// make renders a section; goroutines with desks of their own may do so at the same time.
+func (r *renderer) make(at *desk, s catalog.Service, name, static string) (remembered, error) {
 	servers := make([]templates.HAProxyServer, len(s.Servers))
 	usual := make([]usualLine, len(s.Servers))
 	for i, v := range s.Servers {
-		o, err := r.lines.usual(v)
+		o, err := at.lines.usual(v)
 		if err != nil {
-			return nil, err
+			return remembered{}, err
 		}
 		servers[i] = templateServer(v, o)
 		usual[i] = usualLine{servers[i].Line, serverLine{name: servers[i].Name, addr: v.Addr, serverOptions: o}}
 	}
 	head := r.headOf(s, name)
-	r.buffer.Reset()
-	if err := r.section.Execute(&r.buffer, head.Section(servers)); err != nil {
-		return nil, fmt.Errorf("render service %s: %w", s.Key, err)
+	at.buffer.Reset()
+	if err := r.section.Execute(&at.buffer, head.Section(servers)); err != nil {
+		return remembered{}, fmt.Errorf("render service %s: %w", s.Key, err)
 	}
-	text := strings.Trim(r.buffer.String(), "\n") + "\n"
+	text := strings.Trim(at.buffer.String(), "\n") + "\n"
 	managed := func(n string) bool {
 		return slices.ContainsFunc(servers, func(v templates.HAProxyServer) bool { return v.Name == n })
 	}
-	sec, err := parseSection(s.Key, name, text, managed, usual, &r.lines)
+	sec, err := parseSection(s.Key, name, text, managed, usual, &at.lines)
 	if err != nil {
-		return nil, fmt.Errorf("template: %w", err)
+		return remembered{}, fmt.Errorf("template: %w", err)
 	}
+	given := static
 	if static = cmp.Or(static, r.static); static != "" && sec.static == "" {
 		sec.static, sec.hash = static, hashText(static+text)
 	}
 	sec.hash = hashText(sec.hash + r.source)
-	r.sections[s.Key] = remembered{s, head, static, sec}
-	return sec, nil
+	return remembered{s, head, given, sec}, nil
 }
 
 // templateServer gives what a template sees of a server with its usual options.
@@ -195,12 +250,13 @@ func (r *renderer) renderOuter(heads []templates.HAProxyService, globalMaxConn i
 	if r.last.hash != "" && slices.Equal(heads, r.heads) {
 		return r.last, nil
 	}
+	var neutral string
+	var neutralErr error
+	var group sync.WaitGroup
+	group.Go(func() { neutral, neutralErr = r.executeOuter(heads, 0) })
 	text, err := r.executeOuter(heads, globalMaxConn)
-	if err != nil {
-		return outer{}, err
-	}
-	neutral, err := r.executeOuter(heads, 0)
-	if err != nil {
+	group.Wait()
+	if err = errors.Join(err, neutralErr); err != nil {
 		return outer{}, err
 	}
 	o := cutOuter(text)
