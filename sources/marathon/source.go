@@ -52,6 +52,7 @@ type Config struct {
 type Source struct {
 	config Config
 	client *client
+	before *run // the last Run, of which the next knows what had been read
 }
 
 // New checks the configuration. The error names the bad URL, without its user name and password.
@@ -115,6 +116,10 @@ func (s *Source) reader() *reader {
 func (s *Source) Run(ctx context.Context, out chan<- catalog.Snapshot) error {
 	r := &run{config: s.config, reader: s.reader(), pulse: newPulse(), out: out, pause: backoff{first: s.config.RetryPause}}
 	r.last = catalog.Snapshot{Source: sourceName, Priority: priority}
+	if s.before != nil { // an answer that lost most servers is no more believed for a new Run
+		r.reader, r.last, r.accepts = s.before.reader, s.before.last, s.before.accepts
+	}
+	defer func() { s.before = r }()
 	f := follower{client: s.client, pulse: r.pulse, silence: s.config.Silence, settle: s.config.Settle, retry: s.config.RetryPause}
 	var wait sync.WaitGroup
 	wait.Go(func() { f.run(ctx) })

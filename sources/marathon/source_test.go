@@ -370,3 +370,34 @@ func TestReadSubscribesToNothing(t *testing.T) {
 		t.Errorf("asked for %v, want the apps only", c.Requests())
 	}
 }
+
+func TestANewRunKnowsWhatTheOldOneHadRead(t *testing.T) {
+	c := fakemarathon.New(fakemarathon.GenD)
+	t.Cleanup(c.Close)
+	r, err := c.Replica("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.PutApp(fakemarathon.App{ID: "/a", Ports: []fakemarathon.PortMapping{{ServicePort: 8300}}})
+	c.AddTask("/a", fakemarathon.Task{Ports: []int{31000}})
+	s, err := marathon.New(marathon.Config{URLs: []string{r.URL()}, RefreshInterval: time.Hour, ConfirmPause: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := func() catalog.Snapshot { // of a Run that is ended then
+		ctx, cancel := context.WithCancel(t.Context())
+		out, done := make(chan catalog.Snapshot), make(chan error)
+		go func() { done <- s.Run(ctx, out) }()
+		snapshot := <-out
+		cancel()
+		<-done
+		return snapshot
+	}
+	if n := catalog.CountServers(first().Services); n != 1 {
+		t.Fatalf("%d servers", n)
+	}
+	c.SetFaults(func(f *fakemarathon.Faults) { f.EmptyLists = 1 })
+	if n := catalog.CountServers(first().Services); n != 1 {
+		t.Errorf("a new Run believes one empty answer: %d servers", n)
+	}
+}

@@ -67,6 +67,7 @@ func TestMarathonForgetsEverythingOnce(t *testing.T) {
 	w.site.Marathon.SetFaults(func(f *fakemarathon.Faults) { f.EmptyLists = 1 })
 	_, err := w.site.AddTask(ports[0])
 	w.must(err)
+	w.site.Marathon.Emit("group_change_success", nil) // so that the whole list is asked for
 	w.must(w.site.Marathon.WaitRequest(w.patient(), "GET /v2/apps", requests+2))
 	w.settled()
 	w.flawless(load)
