@@ -37,7 +37,7 @@ listen {{.Name}}
 {{- if eq .Mode "http"}}
     option forwardfor if-none
     timeout http-request 15s
-    timeout http-keep-alive 1s
+    timeout http-keep-alive 60s
 {{- end}}
 {{- with .TimeoutClient}}
     timeout client {{.}}

@@ -154,7 +154,9 @@ func (h *observed) parseStat(text string) error {
 func (h *observed) statRow(proxyName, name, status, limit string) {
 	switch name {
 	case "FRONTEND":
-		h.open[proxyName] = status == "OPEN"
+		if status != "STOP" { // after `shutdown frontend` only a new process can listen again
+			h.open[proxyName] = status == "OPEN"
+		}
 	case "BACKEND":
 		h.backs[proxyName] = true
 	default:

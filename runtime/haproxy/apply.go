@@ -325,7 +325,7 @@ func (d *Driver) run(ctx context.Context, steps []step, r *catalog.Report) (refu
 		}
 		for _, s := range steps[:n] {
 			if text := firstRefusal(answers[:len(s.commands)]); text != "" {
-				refused = append(refused, fmt.Errorf("%s %s of %s: HAProxy answers %q", s.change.Action, s.change.Server, s.change.Service, text))
+				refused = append(refused, fmt.Errorf("%s: HAProxy answers %q to %s", s.change.Service, text, s.change.Detail))
 			} else if r != nil {
 				r.Changes = append(r.Changes, s.change)
 			}

@@ -30,7 +30,7 @@ func fleet(n int) []catalog.Service {
 func newTestDriver(t testing.TB) *Driver {
 	t.Helper()
 	dir := t.TempDir()
-	d, err := New(Config{ConfigFile: filepath.Join(dir, "haproxy.cfg"), Start: Managed, Reload: Managed, Socket: filepath.Join(dir, "s"),
+	d, err := New(Config{ConfigFile: filepath.Join(dir, "haproxy.cfg"), Start: Managed, Reload: Managed, Socket: "/run/haproxy.sock",
 		RunDir: dir, BindAddress: netip.IPv4Unspecified(), MaxConnections: 8192, Drain: time.Minute, ReleaseAfter: time.Hour})
 	if err != nil {
 		t.Fatal(err)

@@ -78,6 +78,9 @@ func New(config Config) (*Driver, error) {
 	if len(config.Socket) > maxSocketPath {
 		return nil, fmt.Errorf("stats socket %s: the path is longer than the %d bytes that HAProxy takes", config.Socket, maxSocketPath)
 	}
+	if strings.ContainsAny(config.Socket, " \t\r\n\"'#\\,") {
+		return nil, fmt.Errorf("stats socket %q: haproxy.cfg cannot carry such a path; leave out blanks, quotes, '#', ',' and '\\'", config.Socket)
+	}
 	t, err := templates.ParseHAProxy(config.TemplateFile)
 	if err != nil {
 		return nil, err

@@ -108,6 +108,9 @@ func (m *managed) deaf() bool { return len(listening(m.socket.path)) > 0 }
 // its processes first.
 func (m *managed) reload(ctx context.Context) error {
 	text, err := m.showProc(ctx)
+	if errors.Is(err, errDown) && m.deaf() {
+		return m.start(ctx) // the master's socket is gone: only another HAProxy, beside it, can be told anything
+	}
 	if errors.Is(err, errDown) {
 		return errors.New("the running HAProxy was not started by proxymatic: stop it, or give --haproxy-start and --haproxy-reload commands for it")
 	}

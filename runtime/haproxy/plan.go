@@ -86,8 +86,8 @@ func (p *plan) service(key catalog.Key, want *section, have observed) {
 		return
 	case want != nil && want.hash != b.Hash:
 		p.reload(key, fmt.Sprintf("service %s changed in what only a reload can change", title(want.name, key))+because(want.static))
-		if want.static != "" || b.Static != "" {
-			return
+		if b.Static != "" {
+			return // the load is all that can be done
 		}
 	}
 	if want == nil {
@@ -172,9 +172,12 @@ func (p *plan) server(key catalog.Key, b builtService, backend string, line serv
 	is, ok := have.servers[backend][line.name]
 	path := backend + "/" + line.name
 	if !ok {
-		if want.static != "" {
-			p.reload(key, fmt.Sprintf("server %s is missing in %s", line.name, title(b.Name, key))+because(want.static))
+		switch {
+		case b.Static != "":
+			p.reload(key, fmt.Sprintf("server %s is missing in %s", line.name, title(b.Name, key))+because(b.Static))
 			return
+		case line.static != "":
+			return // such a line is new in the section, and waits for its load
 		}
 		p.add(key, b, line.name, "add server", addCommands(path, line, have.version)...)
 		return
@@ -190,6 +193,9 @@ func (p *plan) server(key catalog.Key, b builtService, backend string, line serv
 	}
 	if is.admin&(adminMaint|adminDrain) != 0 {
 		p.add(key, b, line.name, "enable server", "set server "+path+" state ready")
+	}
+	if !is.up && !line.checked && is.admin == 0 { // somebody said so on the socket: nothing else would ever bring it back
+		p.add(key, b, line.name, "correct health", "set server "+path+" health up")
 	}
 	if line.checked && !is.checked {
 		p.add(key, b, line.name, "enable check", "enable health "+path)

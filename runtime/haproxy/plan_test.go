@@ -95,8 +95,9 @@ set server s80.test-80/10.0.0.1:31000 state ready`},
 		"drain is drift": {want: []catalog.Service{base},
 			disturb: func(o *observed) { o.set("10.0.0.1:31000", func(s *server) { s.admin = adminDrain }) }, plan: `
 set server s80.test-80/10.0.0.1:31000 state ready`},
-		"down by its own check is no drift": {want: []catalog.Service{base},
-			disturb: func(o *observed) { o.set("10.0.0.1:31000", func(s *server) { s.up = false }) }},
+		"dead by somebody's word, without a check, is drift": {want: []catalog.Service{base},
+			disturb: func(o *observed) { o.set("10.0.0.1:31000", func(s *server) { s.up = false }) }, plan: `
+set server s80.test-80/10.0.0.1:31000 health up`},
 		"an address that was set by hand is corrected": {want: []catalog.Service{base},
 			disturb: func(o *observed) { o.set("10.0.0.1:31000", func(s *server) { s.addr = b }) }, plan: `
 set server s80.test-80/10.0.0.1:31000 addr 10.0.0.1 port 31000`},
@@ -146,6 +147,18 @@ func (h *observed) set(name string, change func(*server)) {
 		s := servers[name]
 		change(&s)
 		servers[name] = s
+	}
+}
+
+func TestDownByItsOwnCheckIsNoDrift(t *testing.T) {
+	d := newTestDriver(t)
+	s := service(80, netip.MustParseAddrPort("10.0.0.1:31000"))
+	s.Servers[0].Check = true
+	have := runs(t, d, []catalog.Service{s})
+	have.set("10.0.0.1:31000:c", func(s *server) { s.up = false })
+	l := sectionsOf(t, d, s)
+	if got := commandsOf(makePlan(l.sections, l.outer, have, nil, nil)); got != "" {
+		t.Errorf("plan\n%s\nwant none", got)
 	}
 }
 

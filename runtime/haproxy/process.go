@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -57,10 +58,13 @@ func checkConfig(ctx context.Context, path string) error {
 	return nil
 }
 
+// processID stands in each line of HAProxy's output, and would make one trouble look like another each time.
+var processID = regexp.MustCompile(`(\[\w+\])\s+\(\d+\) : `)
+
 // complaints keeps the lines of HAProxy's output that say what is wrong.
 func complaints(out string) string {
 	var lines []string
-	for line := range strings.Lines(out) {
+	for line := range strings.Lines(processID.ReplaceAllString(out, "$1 ")) {
 		if line = strings.TrimSpace(line); strings.HasPrefix(line, "[ALERT]") {
 			lines = append(lines, line)
 		}

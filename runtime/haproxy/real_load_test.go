@@ -321,3 +321,62 @@ func TestRealRefusedWordsOfAServerStayRefused(t *testing.T) {
 		t.Errorf("the refused words are in the file (or %v)", err)
 	}
 }
+
+func TestRealShutDownFrontendIsLoadedAnew(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 1)
+	want := []catalog.Service{service(p[0], backend(t, "a"))}
+	h.apply(want)
+	if _, err := h.driver.cli.do(t.Context(), []string{"shutdown frontend " + listenName(want[0])}); err != nil {
+		t.Fatal(err)
+	}
+	waitLoad(h)
+	h.driver.Resync()
+	if r := h.apply(want); len(r.Reloads) != 1 {
+		t.Errorf("reloads %q", r.Reloads)
+	}
+	if got, err := ask(p[0]); got != "a" {
+		t.Errorf("answer %q, %v", got, err)
+	}
+	h.mustBeSettled(want)
+}
+
+func TestRealMasterSocketThatIsGone(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 2)
+	a := backend(t, "a")
+	h.apply([]catalog.Service{service(p[0], a)})
+	m := h.driver.process.(*managed)
+	if _, err := m.showProc(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(m.socket.path); err != nil {
+		t.Fatal(err)
+	}
+	load := startLoad(t, p[0])
+	want := []catalog.Service{service(p[0], a), service(p[1], a)}
+	waitLoad(h)
+	h.apply(want)
+	if n, failed := load(); failed > 0 || n == 0 {
+		t.Errorf("%d of %d requests failed", failed, n)
+	}
+	if got, err := ask(p[1]); got != "a" {
+		t.Errorf("answer %q, %v", got, err)
+	}
+	h.mustBeSettled(want)
+}
+
+func TestRealRefusedBalanceStopsNoChangeOfServers(t *testing.T) {
+	h := newHost(t, nil)
+	p := freePorts(t, 1)
+	a, b := backend(t, "a"), backend(t, "b")
+	h.apply([]catalog.Service{service(p[0], a)})
+	h.config.TemplateFile = writeTemplate(t, "    balance leastcon\n", "")
+	h.restart()
+	if _, err := h.driver.Apply(t.Context(), []catalog.Service{service(p[0], b)}); err == nil || !strings.Contains(err.Error(), "leastcon") {
+		t.Errorf("error %v", err)
+	}
+	if got, err := ask(p[0]); got != "b" {
+		t.Errorf("answer %q, %v", got, err)
+	}
+}

@@ -31,7 +31,7 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 			errs = append(errs, err)
 		}
 		if len(errs) == 0 {
-			errs = append(errs, fmt.Errorf("HAProxy ended soon after it was started; it is started again at %s", d.pace.notBefore.Format(time.TimeOnly)))
+			errs = append(errs, fmt.Errorf("HAProxy ended soon after it was started; it is started again, with growing pauses"), d.process.refused(ctx))
 		}
 		return r, errors.Join(errs...)
 	}
@@ -41,7 +41,7 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 	}
 	for _, s := range v.plan.steps {
 		waiting[s.key] = true
-		errs = append(errs, fmt.Errorf("%s is still due for %s %s after it was done", s.change.Action, s.change.Service, s.change.Server))
+		errs = append(errs, fmt.Errorf("%s: %s is still to be done after it was: %s", s.change.Service, s.change.Action, s.change.Detail))
 	}
 	d.remember(v, waiting)
 	if err := d.deleteServers(ctx, v); err != nil {
@@ -229,12 +229,7 @@ func (d *Driver) describe(v view, r *catalog.Report) {
 		r.Problems = append(r.Problems, catalog.Problem{Source: d.Name(), Subject: key.String(),
 			Reason: "the port cannot be used: " + d.taken[key] + "; the service is offered as soon as it is free"})
 	}
-	for key, s := range v.layout.sections {
-		if s.static != "" {
-			r.Problems = append(r.Problems, catalog.Problem{Source: d.Name(), Subject: title(s.name, key),
-				Reason: "each change of its servers needs a reload: " + s.static})
-		}
-	}
+	r.Problems = append(r.Problems, staticProblems(v.layout.sections)...)
 	slices.SortFunc(r.Problems, func(a, b catalog.Problem) int { return strings.Compare(a.Subject, b.Subject) })
 	if !v.have.alive {
 		return
@@ -242,4 +237,23 @@ func (d *Driver) describe(v view, r *catalog.Report) {
 	r.Facts = []catalog.Fact{{Name: "version", Value: v.have.version}, {Name: "pid", Value: strconv.Itoa(v.have.pid)},
 		{Name: "structure", Value: v.have.hash}, {Name: "socket", Value: d.config.Socket},
 		{Name: "servers_leaving", Value: strconv.Itoa(len(d.leaving))}, {Name: "ports_paused", Value: strconv.Itoa(len(d.gone))}}
+}
+
+// staticProblems names the services that the socket cannot change: together, where the template gives many one reason.
+func staticProblems(sections map[catalog.Key]*section) []catalog.Problem {
+	byReason := map[string][]string{}
+	for key, s := range sections {
+		if s.static != "" {
+			byReason[s.static] = append(byReason[s.static], title(s.name, key))
+		}
+	}
+	var out []catalog.Problem
+	for reason, services := range byReason {
+		subject := services[0]
+		if len(services) > 1 {
+			subject = fmt.Sprintf("%d services", len(services))
+		}
+		out = append(out, catalog.Problem{Source: "haproxy", Subject: subject, Reason: "each change of servers needs a reload: " + reason})
+	}
+	return out
 }

@@ -74,7 +74,16 @@ func (s store) prune(running string) {
 
 // writeFile replaces a file so that after a crash either the old or the new content is there, whole. An existing file keeps
 // its mode and, where we may, its owner; a symbolic link stays one.
-func writeFile(path string, content []byte) (err error) {
+func writeFile(path string, content []byte) error {
+	err := replaceFile(path, content)
+	var at *fs.PathError
+	if errors.As(err, &at) { // without the temporary name, which is another each time
+		return fmt.Errorf("%s %s: %w", at.Op, path, at.Err)
+	}
+	return err
+}
+
+func replaceFile(path string, content []byte) (err error) {
 	if to, err := filepath.EvalSymlinks(path); err == nil {
 		path = to
 	}
