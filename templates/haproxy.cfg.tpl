@@ -34,7 +34,7 @@ listen {{.Name}}
     bind {{.Bind}}
     mode {{.Mode}}
     maxconn {{.MaxConn}}
-{{- if eq .Mode "http"}}
+{{- if .HTTP}}
     option forwardfor if-none
     timeout http-request 15s
     timeout http-keep-alive 60s

@@ -31,6 +31,7 @@ type HAProxyService struct {
 	Port          uint16 // the port to listen on. Mako: `service.port`
 	Bind          string // address and port to listen on, such as "0.0.0.0:8300"
 	Mode          string // "tcp" or "http". Mako: `service.application`
+	HTTP          bool   // Mode is "http"
 	Source        string // where it comes from, such as "marathon". Mako: `service.source`
 	MaxConn       int    // most connections at a time: --max-connections. Mako: `maxconnections`
 	TimeoutClient string // such as "30s"; empty for the default. Mako: `service.timeoutclient`
@@ -42,6 +43,7 @@ type HAProxyService struct {
 type HAProxySection struct {
 	Name, Bind, Mode, Source, TimeoutClient, TimeoutServer string
 	Port                                                   uint16
+	HTTP                                                   bool
 	MaxConn                                                int
 	Servers                                                []HAProxyServer // in the order of their addresses. Mako: `service.servers`, `service.slots`
 }
@@ -49,7 +51,7 @@ type HAProxySection struct {
 // Section adds servers to a service.
 func (s HAProxyService) Section(servers []HAProxyServer) HAProxySection {
 	return HAProxySection{Name: s.Name, Bind: s.Bind, Mode: s.Mode, Source: s.Source, TimeoutClient: s.TimeoutClient,
-		TimeoutServer: s.TimeoutServer, Port: s.Port, MaxConn: s.MaxConn, Servers: servers}
+		TimeoutServer: s.TimeoutServer, Port: s.Port, HTTP: s.HTTP, MaxConn: s.MaxConn, Servers: servers}
 }
 
 // HAProxyServer is one server. Its line is `{{.Line}}`, with options behind it where they are wanted, or another that begins

@@ -41,7 +41,11 @@ func fullText(o outer, sections map[catalog.Key]*section, hash string) []byte {
 			if b.Len() > 0 && b.Bytes()[b.Len()-1] != '\n' {
 				b.WriteByte('\n')
 			}
-			b.WriteString(mark(s))
+			b.WriteString(beginMark)
+			b.WriteString(s.key.String())
+			b.WriteByte('\n')
+			b.WriteString(s.text)
+			b.WriteString(endMark + "\n")
 		}
 	}
 	return b.Bytes()

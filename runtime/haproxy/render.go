@@ -27,7 +27,7 @@ type renderer struct {
 	bind    netip.Addr
 	maxConn int // of each service
 
-	source      string // of all that makes sections: what it says on a server's line, only a reload can change
+	source      string // a hash of all that makes sections: what it says on a server's line, only a reload can change
 	static      string // why no section's servers can be changed at run time, if that is so
 	servesEmpty bool   // the template has servers of its own, so that a service without tasks should be listened for
 
@@ -81,7 +81,7 @@ func newRenderer(t *template.Template, global templates.HAProxy, bind netip.Addr
 	return r, r.tryServers()
 }
 
-// sourceOf gives the text of the templates that make sections: all but the one that makes the file.
+// sourceOf gives a hash of the templates that make sections: all but the one that makes the file.
 func sourceOf(t *template.Template) string {
 	var out []string
 	for _, part := range t.Templates() {
@@ -90,7 +90,7 @@ func sourceOf(t *template.Template) string {
 		}
 	}
 	slices.Sort(out)
-	return strings.Join(out, "\n")
+	return hashText(strings.Join(out, "\n"))
 }
 
 // tryServers finds out whether a server's line says more than its address and check with other words than weight and
@@ -123,7 +123,7 @@ func (r *renderer) tryServers() error {
 // head gives a service's data outside of its section.
 func (r *renderer) head(s catalog.Service, name string) templates.HAProxyService {
 	return templates.HAProxyService{Name: name, Port: s.Port, Bind: netip.AddrPortFrom(r.bind, s.Port).String(), Mode: string(s.Mode),
-		Source: s.Source, MaxConn: r.maxConn, TimeoutClient: seconds(s.Timeouts.Client), TimeoutServer: seconds(s.Timeouts.Server)}
+		HTTP: s.Mode == catalog.ModeHTTP, Source: s.Source, MaxConn: r.maxConn, TimeoutClient: seconds(s.Timeouts.Client), TimeoutServer: seconds(s.Timeouts.Server)}
 }
 
 // headOf gives the same, from memory where it can.

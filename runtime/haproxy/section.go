@@ -43,6 +43,7 @@ type usualLine struct {
 func parseSection(key catalog.Key, name, text string, managed func(string) bool, usual []usualLine, lines *lineParser) (*section, error) {
 	s := &section{key: key, name: name, text: text, expected: strings.Count(text, "server ")}
 	var structure strings.Builder
+	structure.Grow(512)
 	next := 0 // of usual
 	for line := range strings.Lines(text) {
 		if next == len(usual) {
@@ -70,7 +71,8 @@ func parseSection(key catalog.Key, name, text string, managed func(string) bool,
 			continue
 		}
 		for _, w := range words {
-			structure.WriteString(w + " ")
+			structure.WriteString(w)
+			structure.WriteByte(' ')
 		}
 		structure.WriteByte('\n')
 		s.readLine(words)
