@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kernel is asked for sockets through sock_diag (man 7 sock_diag): /proc/net/tcp lists every connection in TIME_WAIT
-// too, which takes a second on a busy host.
+// The kernel is asked for sockets through sock_diag (man 7 sock_diag): /proc/net/tcp lists every connection in TIME_WAIT too,
+// and reading it made passes take seconds under load.
 
 // tcpSocket is a TCP socket of this network namespace.
 type tcpSocket struct {
