@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/meltwater/proxymatic/runtime/haproxy"
@@ -84,8 +85,12 @@ func into[T any](field func(*Config) *T, read func(any) (T, error)) func(*Config
 }
 
 // options is the table that flags, environment, YAML keys, defaults, help and the shipped configuration file come from.
-// The first part is the original's, in its order and words.
 func options() []option {
+	return slices.Concat(originalOptions(), newOptions(), commandOptions())
+}
+
+// originalOptions are the Python version's, in its order and words.
+func originalOptions() []option {
 	return []option{
 		{name: "registrator", short: "r", env: "REGISTRATOR_URL", arg: "REGISTRATOR", secret: true,
 			help: `URL where registrator publishes services, e.g. "etcd://localhost:4001/services"`,
@@ -132,7 +137,12 @@ func options() []option {
 		{name: "haproxy-template", env: "HAPROXY_TEMPLATE", arg: "HAPROXYTEMPLATE", def: "/etc/haproxy/haproxy.cfg.tpl",
 			help: "Template HAproxy config file",
 			set:  into(func(c *Config) *string { return &c.HAProxyTemplate }, path)},
+	}
+}
 
+// newOptions are what came since.
+func newOptions() []option {
+	return []option{
 		{name: "haproxy-socket", env: "HAPROXY_SOCKET", arg: "PATH", def: "/run/proxymatic/haproxy.sock",
 			help: "Stats socket of HAproxy; the template's global section declares it",
 			set:  into(func(c *Config) *string { return &c.HAProxySocket }, socketPath)},
@@ -172,7 +182,12 @@ func options() []option {
 		{name: "log-format", env: "LOG_FORMAT", arg: "FORMAT", def: formatText,
 			help: "Log as text or json",
 			set:  into(func(c *Config) *string { return &c.LogFormat }, oneOf(formatText, formatJSON))},
+	}
+}
 
+// commandOptions are about one call, and stand on its command line only.
+func commandOptions() []option {
+	return []option{
 		{name: "config", env: "PROXYMATIC_CONFIG", arg: "FILE", def: defaultConfigFile, flagOnly: true,
 			help: "YAML file whose keys are the long names of these options; may be missing unless given",
 			set:  into(func(c *Config) *string { return &c.File }, path)},

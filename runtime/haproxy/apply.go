@@ -289,8 +289,8 @@ func (d *Driver) overdue() []catalog.Key {
 
 // drift gives the steps that repair what somebody else changed: on services that were proven and are still wanted so.
 func (d *Driver) drift(v view) []catalog.Change {
-	if d.verified == nil || v.have.pid != d.pid {
-		return nil
+	if d.verified == nil || v.have.pid != d.pid || v.keys != nil {
+		return nil // what was looked at because it changed has not drifted
 	}
 	same := map[catalog.Key]bool{}
 	for _, s := range v.want {

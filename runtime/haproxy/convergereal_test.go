@@ -22,7 +22,7 @@ const (
 // TestConvergeReal is TestConverge against the real HAProxy, with the faults that can be made real. PM_SEED and PM_RUNS work as
 // there.
 func TestConvergeReal(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() && os.Getenv("CI") == "" {
 		t.Skip("takes a minute")
 	}
 	needHAProxy(t)

@@ -134,7 +134,7 @@ func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *
 	wanted := map[string]bool{}
 	for _, line := range want.lines(proxy.Name) {
 		wanted[line.name] = true
-		p.server(key, b, proxy.Name, line, want, have)
+		p.server(key, b, proxy.Name, line, have)
 	}
 	running := have.servers[proxy.Name]
 	for _, name := range slices.Sorted(maps.Keys(running)) {
@@ -168,7 +168,7 @@ func (s *section) lines(proxyName string) []serverLine {
 }
 
 // server plans one wanted server.
-func (p *plan) server(key catalog.Key, b builtService, backend string, line serverLine, want *section, have observed) {
+func (p *plan) server(key catalog.Key, b builtService, backend string, line serverLine, have observed) {
 	is, ok := have.servers[backend][line.name]
 	path := backend + "/" + line.name
 	if !ok {

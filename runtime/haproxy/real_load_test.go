@@ -45,9 +45,7 @@ func TestRealFailedReloadPausesRemovedServicesAgain(t *testing.T) {
 	if len(r.Reloads) != 0 {
 		t.Errorf("a failed reload counts: %q", r.Reloads)
 	}
-	if got, err := ask(p[0]); got != "a" {
-		t.Errorf("after a failed reload the running service gives %q, %v", got, err)
-	}
+	mustAnswer(t, p[0], "a")
 	if got, err := ask(p[1]); err == nil {
 		t.Errorf("after a failed reload a removed service gives %q", got)
 	}
@@ -271,12 +269,8 @@ func TestRealStatsSocketThatIsGone(t *testing.T) {
 	if err := waitExit(t.Context(), old); err != nil {
 		t.Error(err)
 	}
-	if n, failed := load(); failed > 0 || n == 0 {
-		t.Errorf("%d of %d requests failed", failed, n)
-	}
-	if got, err := ask(p[0]); got != "b" {
-		t.Errorf("answer %q, %v", got, err)
-	}
+	mustNotFail(t, load)
+	mustAnswer(t, p[0], "b")
 	h.mustBeSettled(want)
 }
 
@@ -335,9 +329,7 @@ func TestRealShutDownFrontendIsLoadedAnew(t *testing.T) {
 	if r := h.apply(want); len(r.Reloads) != 1 {
 		t.Errorf("reloads %q", r.Reloads)
 	}
-	if got, err := ask(p[0]); got != "a" {
-		t.Errorf("answer %q, %v", got, err)
-	}
+	mustAnswer(t, p[0], "a")
 	h.mustBeSettled(want)
 }
 
@@ -357,12 +349,8 @@ func TestRealMasterSocketThatIsGone(t *testing.T) {
 	want := []catalog.Service{service(p[0], a), service(p[1], a)}
 	waitLoad(h)
 	h.apply(want)
-	if n, failed := load(); failed > 0 || n == 0 {
-		t.Errorf("%d of %d requests failed", failed, n)
-	}
-	if got, err := ask(p[1]); got != "a" {
-		t.Errorf("answer %q, %v", got, err)
-	}
+	mustNotFail(t, load)
+	mustAnswer(t, p[1], "a")
 	h.mustBeSettled(want)
 }
 
@@ -376,7 +364,5 @@ func TestRealRefusedBalanceStopsNoChangeOfServers(t *testing.T) {
 	if _, err := h.driver.Apply(t.Context(), []catalog.Service{service(p[0], b)}); err == nil || !strings.Contains(err.Error(), "leastcon") {
 		t.Errorf("error %v", err)
 	}
-	if got, err := ask(p[0]); got != "b" {
-		t.Errorf("answer %q, %v", got, err)
-	}
+	mustAnswer(t, p[0], "b")
 }

@@ -91,16 +91,12 @@ func TestRealTakenPortNeverReachesTheFile(t *testing.T) {
 			if len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Reason, who) || !strings.Contains(r.Problems[0].Subject, fmt.Sprint(p[1])) {
 				t.Errorf("problems %+v, want one that names %d and %q", r.Problems, p[1], who)
 			}
-			if got, err := ask(p[2]); got != "a" {
-				t.Errorf("the other new service: %q, %v", got, err)
-			}
+			mustAnswer(t, p[2], "a")
 			text, err := os.ReadFile(h.config.ConfigFile)
 			if err != nil || strings.Contains(string(text), fmt.Sprintf(":%d\n", p[1])) {
 				t.Errorf("the taken port is in the file (or %v)", err)
 			}
-			if n, failed := load(); failed > 0 || n == 0 {
-				t.Errorf("%d of %d requests to the running service failed", failed, n)
-			}
+			mustNotFail(t, load)
 		})
 	}
 }
@@ -151,9 +147,7 @@ func TestRealPortIsOfferedWhenItIsFree(t *testing.T) {
 	if r := h.apply(want); len(r.Problems) != 0 {
 		t.Fatalf("problems %+v", r.Problems)
 	}
-	if got, err := ask(p[1]); got != "a" {
-		t.Fatalf("answer %q, %v", got, err)
-	}
+	mustAnswer(t, p[1], "a")
 }
 
 func TestRealPausedPortThatWasTaken(t *testing.T) {
@@ -172,9 +166,7 @@ func TestRealPausedPortThatWasTaken(t *testing.T) {
 	if len(r.Problems) != 1 || len(r.Reloads) != 0 {
 		t.Fatalf("problems %+v, reloads %q", r.Problems, r.Reloads)
 	}
-	if got, err := ask(p[0]); got != "a" {
-		t.Fatalf("the other service: %q, %v", got, err)
-	}
+	mustAnswer(t, p[0], "a")
 }
 
 func TestRealServiceOnThePortOfTheTemplate(t *testing.T) {
@@ -188,7 +180,5 @@ func TestRealServiceOnThePortOfTheTemplate(t *testing.T) {
 	if len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Reason, "template") {
 		t.Errorf("problems %+v", r.Problems)
 	}
-	if got, err := ask(p[0]); got != "a" {
-		t.Errorf("the other service: %q, %v", got, err)
-	}
+	mustAnswer(t, p[0], "a")
 }

@@ -193,17 +193,13 @@ func TestRealFirstLoadThenServersWithoutReload(t *testing.T) {
 	if len(r.Reloads) != 0 {
 		t.Fatalf("a first start counts as a reload: %q", r.Reloads)
 	}
-	if got, err := ask(p[0]); got != "a" {
-		t.Fatalf("answer %q, %v", got, err)
-	}
+	mustAnswer(t, p[0], "a")
 	want := []catalog.Service{service(p[0], b)}
 	r = h.apply(want)
 	if len(r.Reloads) != 0 || len(r.Changes) != 2 {
 		t.Fatalf("report %+v", r)
 	}
-	if got, err := ask(p[0]); got != "b" {
-		t.Fatalf("answer %q, %v", got, err)
-	}
+	mustAnswer(t, p[0], "b")
 	h.mustBeSettled(want)
 	h.apply(nil)
 	if got, err := ask(p[0]); err == nil {
@@ -213,21 +209,33 @@ func TestRealFirstLoadThenServersWithoutReload(t *testing.T) {
 	if len(r.Reloads) != 0 {
 		t.Fatalf("a service that came back needs a reload: %q", r.Reloads)
 	}
-	if got, err := ask(p[0]); got != "b" {
-		t.Fatalf("answer %q, %v", got, err)
-	}
+	mustAnswer(t, p[0], "b")
 	h.restart()
 	h.mustBeSettled(want)
 	h.kill()
 	h.apply(want)
-	if got, err := ask(p[0]); got != "b" {
-		t.Fatalf("answer %q, %v", got, err)
-	}
+	mustAnswer(t, p[0], "b")
 	if err := h.driver.file.flush(); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("haproxy", "-c", "-f", h.config.ConfigFile).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s", out)
+	}
+}
+
+// mustAnswer checks that a service gives a backend's name.
+func mustAnswer(t *testing.T, port uint16, want string) {
+	t.Helper()
+	if got, err := ask(port); got != want {
+		t.Errorf("service %d answers %q, %v, want %q", port, got, err, want)
+	}
+}
+
+// mustNotFail ends a load, and checks that there was one and that nothing of it failed.
+func mustNotFail(t *testing.T, load func() (n, failed int)) {
+	t.Helper()
+	if n, failed := load(); failed > 0 || n == 0 {
+		t.Errorf("%d of %d requests failed", failed, n)
 	}
 }

@@ -47,7 +47,7 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 	if err := d.deleteServers(ctx, v); err != nil {
 		errs = append(errs, err)
 	}
-	d.follow(v, waiting)
+	d.follow(v)
 	if p := d.fileErr.Load(); p != nil {
 		errs = append(errs, *p)
 	}
@@ -70,11 +70,7 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 func (d *Driver) remember(v view, waiting map[catalog.Key]bool) {
 	if v.have.pid != d.pid {
 		d.pid = v.have.pid
-		select {
-		case <-d.worker:
-		default:
-		}
-		d.worker <- d.pid
+		replace(d.worker, d.pid)
 	}
 	if v.keys == nil {
 		d.verified, d.gone = map[catalog.Key]catalog.Service{}, d.stillGone(v)
@@ -163,7 +159,7 @@ func (d *Driver) noteDelete(command, answer string, chunk []step, before map[str
 }
 
 // follow lets haproxy.cfg say what runs now. Services that wait for a reload stay as they are in it.
-func (d *Driver) follow(v view, waiting map[catalog.Key]bool) {
+func (d *Driver) follow(v view) {
 	state := fileState{outer: v.layout.outer, hash: v.have.hash, sections: v.layout.sections, partial: v.layout.outer.hash != v.have.built.Outer}
 	for _, key := range v.plan.fresh {
 		if state.keep == nil {
@@ -216,11 +212,16 @@ func (d *Driver) wakeIn(t time.Duration) {
 	if t == 0 {
 		return
 	}
+	replace(d.alarm, t)
+}
+
+// replace puts a message into a channel of size 1 in the place of an older one. Only one goroutine may send.
+func replace[T any](c chan T, message T) {
 	select {
-	case <-d.alarm:
+	case <-c:
 	default:
 	}
-	d.alarm <- t
+	c <- message
 }
 
 // describe adds what an operator wants to know.

@@ -47,7 +47,7 @@ type bench struct {
 func newBench(b *testing.B, services int) bench {
 	b.Helper()
 	if _, err := exec.LookPath("haproxy"); err != nil {
-		b.Skip("haproxy is not installed")
+		b.Fatal("haproxy is not installed: `make bench` installs it")
 	}
 	ctx, cancel := context.WithTimeout(b.Context(), patience)
 	b.Cleanup(cancel)
