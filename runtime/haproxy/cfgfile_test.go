@@ -143,3 +143,22 @@ func TestBuiltInTemplateGolden(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestFileOfAnotherProcessIsWrittenAnew(t *testing.T) {
+	d := newTestDriver(t)
+	a, b := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:2")
+	file := strings.Replace(string(sectionsOf(t, d, service(80, a)).text("x")), "    mode tcp\n    maxconn", "    mode http\n    maxconn", 1)
+	l := sectionsOf(t, d, service(80, b))
+	state := fileState{outer: l.outer, hash: "x", sections: l.sections}
+	if got := follow(file, state); !strings.Contains(got, "mode http\n") || !strings.Contains(got, "10.0.0.2:2") {
+		t.Errorf("the process' own file lost more than server lines:\n%s", got)
+	}
+	state.hash = "y"
+	if got := follow(file, state); got != string(l.text("y")) {
+		t.Errorf("another process' file is kept:\n%s", got)
+	}
+	state.partial = true
+	if got := follow(file, state); got != file {
+		t.Errorf("a file is written from a part of what runs:\n%s", got)
+	}
+}
