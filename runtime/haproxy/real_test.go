@@ -2,9 +2,7 @@ package haproxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -16,9 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/testenv/freeport"
 )
 
 // host is a driver with a real HAProxy of its own, on ports of the loopback range.
@@ -121,19 +118,15 @@ func (h *host) mustBeSettled(want []catalog.Service) {
 	}
 }
 
-// freePorts gives ports that nobody uses just now, below the range from which the kernel gives ports to clients.
 func freePorts(t testing.TB, n int) []uint16 {
 	t.Helper()
-	plain := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { // not even in TIME_WAIT
-		var err error
-		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 0) }), err)
-	}}
+	ports, err := freeport.Get(n)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var out []uint16
-	for port := uint16(20000 + rand.IntN(8000)); len(out) < n; port++ {
-		if l, err := plain.Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			l.Close()
-			out = append(out, port)
-		}
+	for _, port := range ports {
+		out = append(out, uint16(port))
 	}
 	return out
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/meltwater/proxymatic/testenv/backend"
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
 	"github.com/meltwater/proxymatic/testenv/fakemarathon"
+	"github.com/meltwater/proxymatic/testenv/freeport"
 )
 
 // How many changes a round has.
@@ -90,7 +91,7 @@ func (w bench) fill(services int) {
 		w.must(err)
 		shared = append(shared, port)
 	}
-	ports, err := stage.FreePorts(services)
+	ports, err := freeport.Get(services)
 	w.must(err)
 	for _, port := range ports {
 		app := stage.App(port)
@@ -105,7 +106,7 @@ func (w bench) fill(services int) {
 // service adds a service with one task, of its own backend, and waits until it is served and nothing more is to be done.
 func (w bench) service() int {
 	w.Helper()
-	ports, err := stage.FreePorts(1)
+	ports, err := freeport.Get(1)
 	w.must(err)
 	w.must(w.site.AddService(ports[0], 1))
 	w.awaitOpen(ports[0])

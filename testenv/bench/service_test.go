@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
+	"github.com/meltwater/proxymatic/testenv/freeport"
 )
 
 // BenchmarkService measures from a new service in Marathon until it is served. reload is HAProxy's part: from asking its
@@ -20,7 +21,7 @@ func BenchmarkService(b *testing.B) {
 		w.settle()
 		for w.Loop() {
 			for range serviceChanges {
-				ports, err := stage.FreePorts(1)
+				ports, err := freeport.Get(1)
 				w.must(err)
 				began := time.Now()
 				w.must(w.site.AddService(ports[0], tasksEach))

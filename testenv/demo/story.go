@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
+	"github.com/meltwater/proxymatic/testenv/freeport"
 )
 
 // story is the demo, step by step.
@@ -50,7 +51,7 @@ func (s *story) pause() error {
 func (s *story) say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
 func (s *story) begin() error {
-	ports, err := stage.FreePorts(services)
+	ports, err := freeport.Get(services)
 	if err != nil {
 		return err
 	}
@@ -135,7 +136,7 @@ func (s *story) scale() error {
 }
 
 func (s *story) newService() error {
-	ports, err := stage.FreePorts(1)
+	ports, err := freeport.Get(1)
 	if err != nil {
 		return err
 	}

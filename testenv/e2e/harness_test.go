@@ -16,6 +16,7 @@ import (
 	"github.com/meltwater/proxymatic/runtime/status"
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
 	"github.com/meltwater/proxymatic/testenv/fakemarathon"
+	"github.com/meltwater/proxymatic/testenv/freeport"
 )
 
 // binaryEnv names the built binary, for all tests of this process.
@@ -114,7 +115,7 @@ func (w world) patient() context.Context {
 // ports gives free service ports.
 func (w world) ports(n int) []int {
 	w.Helper()
-	ports, err := stage.FreePorts(n)
+	ports, err := freeport.Get(n)
 	w.must(err)
 	return ports
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/meltwater/proxymatic/runtime/status"
+	"github.com/meltwater/proxymatic/testenv/freeport"
 )
 
 // Host is a machine with proxymatic on it: its directory, its proxymatic and the HAProxy that this starts. It is for one
@@ -41,7 +42,7 @@ func NewHost(binary string) (*Host, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
-	port, err := FreePorts(1)
+	port, err := freeport.Get(1)
 	if err != nil {
 		return nil, err
 	}
