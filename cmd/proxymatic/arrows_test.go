@@ -24,8 +24,9 @@ func arrows() map[string][]string {
 		"runtime/policy":      {"sources/catalog"},
 		"runtime/reconcile":   {"sources/catalog", "runtime/policy"},
 		"runtime/status":      {"sources/catalog", "runtime/policy", "runtime/reconcile"},
-		"runtime/haproxy":     {"sources/catalog", "templates"},
-		"pen":                 {"sources/catalog", "templates"},
+		"runtime/host":        {},
+		"runtime/haproxy":     {"sources/catalog", "templates", "runtime/host"},
+		"pen":                 {"sources/catalog", "templates", "runtime/host"},
 		"templates":           {},
 	}
 }

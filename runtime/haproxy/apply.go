@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/meltwater/proxymatic/runtime/host"
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
@@ -259,7 +260,7 @@ func (d *Driver) quarantineOwn(l layout) bool {
 	found := false
 	for _, own := range l.outer.binds {
 		for key, s := range l.sections {
-			if slices.ContainsFunc(s.binds, func(a netip.AddrPort) bool { return a.Port() == own.Port() && overlap(a.Addr(), own.Addr()) }) {
+			if slices.ContainsFunc(s.binds, func(a netip.AddrPort) bool { return a.Port() == own.Port() && host.Overlap(a.Addr(), own.Addr()) }) {
 				d.taken[key] = fmt.Sprintf("%s is taken by the template, which listens on %s outside of its services", key, own)
 				found = true
 			}

@@ -8,8 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/meltwater/proxymatic/sources/catalog"
 	"pgregory.net/rapid"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // sectionsOf renders services without a running process.

@@ -48,7 +48,7 @@ func TestConvergeReal(t *testing.T) {
 // realStory is one run.
 type realStory struct {
 	*dice
-	*host
+	*rig
 	ahead   time.Duration // what the driver's clock is ahead of the real one: pauses are not slept through
 	fresh   *Driver
 	clients []net.Conn
@@ -56,7 +56,7 @@ type realStory struct {
 }
 
 func tellRealStory(t *testing.T, seed uint64) map[string]int {
-	s := &realStory{host: newHost(t, nil), counts: map[string]int{}}
+	s := &realStory{rig: newRig(t, nil), counts: map[string]int{}}
 	s.dice = newDice(seed, freePorts(t, 4), addrs(holding(t), holding(t), holding(t), "127.0.0.1:1"))
 	t.Cleanup(s.leave)
 	s.forget()

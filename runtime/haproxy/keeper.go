@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/meltwater/proxymatic/runtime/host"
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
@@ -80,7 +81,7 @@ func (k *keeper) write(state fileState) error {
 	if text == string(raw) {
 		return nil
 	}
-	return writeFile(k.path, []byte(text))
+	return host.WriteFile(k.path, []byte(text))
 }
 
 // follow gives the file's text after its server lines were brought up to date. A file that is not the running process' own
@@ -107,7 +108,7 @@ func (k *keeper) replace(text []byte) ([]byte, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read %s: %w", k.path, err)
 	}
-	if err := writeFile(k.path, text); err != nil {
+	if err := host.WriteFile(k.path, text); err != nil {
 		return old, fmt.Errorf("write %s: %w", k.path, err)
 	}
 	return old, nil

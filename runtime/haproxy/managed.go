@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/meltwater/proxymatic/runtime/host"
 )
 
 // managed runs HAProxy as our own child, in master-worker mode and in a session of its own, so that it outlives us and is
@@ -98,7 +100,7 @@ func (m *managed) clear(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	_ = waitExit(ctx, int(cred.Pid))
+	_ = host.WaitExit(ctx, int(cred.Pid))
 }
 
 func (m *managed) deaf() bool { return len(listening(m.socket.path)) > 0 }
@@ -207,7 +209,7 @@ func (m *managed) stop(ctx context.Context) error {
 			return fmt.Errorf("stop HAProxy's master %d: %w", pid, err)
 		}
 		short, cancel := context.WithTimeout(ctx, time.Second)
-		if err = waitExit(short, pid); err == nil {
+		if err = host.WaitExit(short, pid); err == nil {
 			cancel()
 			return nil
 		}
@@ -219,5 +221,5 @@ func (m *managed) stop(ctx context.Context) error {
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	return waitExit(last, pid)
+	return host.WaitExit(last, pid)
 }

@@ -6,11 +6,12 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meltwater/proxymatic/runtime/host"
 )
 
 // One taken port in a reload makes HAProxy 2.6 refuse the connections of all services for two seconds, and `haproxy -c`
@@ -45,14 +46,14 @@ func (h hostPorts) look(addrs []netip.AddrPort, self int, connections bool) (map
 	if len(addrs) == 0 {
 		return taken, nil
 	}
-	sockets, err := tcpSockets(listenStates, 0)
+	sockets, err := host.Sockets(host.TCP, host.Listening, 0)
 	if err != nil {
 		return nil, err
 	}
 	wanted := map[uint16][]netip.AddrPort{}
 	for _, a := range addrs {
 		if connections {
-			more, err := tcpSockets(allStates, a.Port())
+			more, err := host.Sockets(host.TCP, host.Any, a.Port())
 			if err != nil {
 				return nil, err
 			}
@@ -62,14 +63,14 @@ func (h hostPorts) look(addrs []netip.AddrPort, self int, connections bool) (map
 	}
 	var owners map[uint32]int // costs a walk through all processes
 	for _, s := range sockets {
-		for _, a := range wanted[s.local.Port()] {
-			if _, known := taken[a]; known || !s.excludes(a.Addr()) {
+		for _, a := range wanted[s.Local.Port()] {
+			if _, known := taken[a]; known || !s.Excludes(a.Addr()) {
 				continue
 			}
 			if owners == nil {
-				owners = socketOwners()
+				owners = host.Owners()
 			}
-			if who, foreign := h.holder(s, owners[s.inode], self); foreign {
+			if who, foreign := h.holder(s, owners[s.Inode], self); foreign {
 				taken[a] = who
 			}
 		}
@@ -77,71 +78,27 @@ func (h hostPorts) look(addrs []netip.AddrPort, self int, connections bool) (map
 	return taken, nil
 }
 
-// excludes reports whether a socket's address stands in the way of another on its port.
-func (s tcpSocket) excludes(a netip.Addr) bool {
-	if a.Is4() && s.only6 {
-		return false
-	}
-	return overlap(a, s.local.Addr())
-}
-
-// overlap reports whether two bound addresses exclude each other on one port.
-func overlap(a, b netip.Addr) bool {
-	a, b = a.Unmap(), b.Unmap()
-	return a == b || a.IsUnspecified() || b.IsUnspecified()
-}
-
 // holder tells who has a socket, and whether that is anybody but HAProxy. A connection of an HAProxy (an old worker's, say)
 // does not stop another from binding; a listener of an HAProxy that is not ours does.
-func (h hostPorts) holder(s tcpSocket, pid, self int) (string, bool) {
+func (h hostPorts) holder(s host.Socket, pid, self int) (string, bool) {
 	kind := "a connection"
-	if s.listen {
+	if s.Listen {
 		kind = "a listener"
 	}
 	switch {
-	case s.inode == 0:
+	case s.Inode == 0:
 		return "a connection that was closed less than a minute ago (TIME_WAIT)", true
 	case pid == 0:
-		return fmt.Sprintf("%s of user %d", kind, s.uid), true
+		return fmt.Sprintf("%s of user %d", kind, s.UID), true
 	case pid == self:
 		return "", false
 	}
 	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	program := strings.TrimSpace(string(name))
-	if program == "haproxy" && (!s.listen || commandLineHas(pid, h.config)) {
+	if program == "haproxy" && (!s.Listen || host.CommandLineHas(pid, h.config)) {
 		return "", false
 	}
 	return fmt.Sprintf("%s of %s (pid %d)", kind, program, pid), true
-}
-
-// socketOwners gives the process of each socket, as far as we may see it.
-func socketOwners() map[uint32]int {
-	out := map[uint32]int{}
-	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
-	if err != nil {
-		return out
-	}
-	for _, link := range links {
-		to, err := os.Readlink(link)
-		if err != nil || !strings.HasPrefix(to, "socket:[") {
-			continue
-		}
-		var inode uint32
-		var pid int
-		if _, err := fmt.Sscanf(to, "socket:[%d]", &inode); err != nil {
-			continue
-		}
-		if _, err := fmt.Sscanf(link, "/proc/%d/", &pid); err == nil {
-			out[inode] = pid
-		}
-	}
-	return out
-}
-
-// commandLineHas reports whether a process was started with a path in its command line.
-func commandLineHas(pid int, path string) bool {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(raw), path)
 }
 
 // bind never listens: clients are still refused. A hold has SO_REUSEPORT without SO_REUSEADDR: HAProxy can bind beside it,

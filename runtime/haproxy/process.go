@@ -2,16 +2,13 @@ package haproxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
 	"strings"
-	"syscall"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/meltwater/proxymatic/runtime/host"
 )
 
 // process starts HAProxy and makes it load its file anew. Whether that worked is judged by the worker that answers.
@@ -78,48 +75,18 @@ func complaints(out string) string {
 	return strings.Join(lines, "; ")
 }
 
-// waitExit blocks until a process has ended or ctx does. A process that is not there has ended.
-func waitExit(ctx context.Context, pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, syscall.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("watch process %d: %w", pid, err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil { // PIDFD_NONBLOCK is refused before Linux 5.10
-		return errors.Join(fmt.Errorf("watch process %d: %w", pid, err), unix.Close(fd))
-	}
-	file := os.NewFile(uintptr(fd), "pidfd")
-	defer file.Close()
-	stop := context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	conn, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	err = conn.Read(func(fd uintptr) bool {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		return n > 0 || err != nil
-	})
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
-}
-
 // listening gives the processes that were started with a path in their command line and that listen on a TCP port.
 func listening(path string) []int {
-	sockets, err := tcpSockets(listenStates, 0)
+	sockets, err := host.Sockets(host.TCP, host.Listening, 0)
 	if err != nil {
 		return nil
 	}
-	owners := socketOwners()
+	owners := host.Owners()
 	var out []int
 	seen := map[int]bool{}
 	for _, s := range sockets {
-		if pid := owners[s.inode]; pid != 0 && !seen[pid] {
-			if seen[pid] = true; commandLineHas(pid, path) && pid != os.Getpid() {
+		if pid := owners[s.Inode]; pid != 0 && !seen[pid] {
+			if seen[pid] = true; host.CommandLineHas(pid, path) && pid != os.Getpid() {
 				out = append(out, pid)
 			}
 		}

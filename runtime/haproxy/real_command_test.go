@@ -12,10 +12,10 @@ import (
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
-// daemonHost gives a host whose HAProxy is started and reloaded by commands, as prefix (another user, say) has it. The reload
+// daemonRig gives a rig whose HAProxy is started and reloaded by commands, as prefix (another user, say) has it. The reload
 // signals the master, which hands the sockets over.
-func daemonHost(t *testing.T, prefix string, change func(*Config)) *host {
-	return newHost(t, func(c *Config) {
+func daemonRig(t *testing.T, prefix string, change func(*Config)) *rig {
+	return newRig(t, func(c *Config) {
 		c.TemplateFile = writeTemplate(t, "", "")
 		pid := filepath.Join(c.RunDir, "haproxy.pid")
 		c.Start = fmt.Sprintf("%s haproxy -W -D -p %s -f %s", prefix, pid, c.ConfigFile)
@@ -28,14 +28,14 @@ func daemonHost(t *testing.T, prefix string, change func(*Config)) *host {
 
 // untilReloaded makes passes until one has reloaded: the driver lets a while pass, since a signal just after its start kills
 // HAProxy's master.
-func (h *host) untilReloaded(want []catalog.Service) {
+func (h *rig) untilReloaded(want []catalog.Service) {
 	h.t.Helper()
 	for len(h.apply(want).Reloads) == 0 {
 	}
 }
 
 func TestRealCommandsStartAndReload(t *testing.T) {
-	h := daemonHost(t, "", nil)
+	h := daemonRig(t, "", nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
 	h.apply([]catalog.Service{service(p[0], a)})
@@ -54,7 +54,7 @@ func TestRealCommandsThatFailAreNamed(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			h := daemonHost(t, "", func(config *Config) {
+			h := daemonRig(t, "", func(config *Config) {
 				works := config.Start
 				config.Start, config.Reload = c.start, c.reload
 				if c.reload == "" {
@@ -74,7 +74,7 @@ func TestRealCommandsThatFailAreNamed(t *testing.T) {
 }
 
 func TestRealReloadCommandThatDoesNothingIsNoSuccess(t *testing.T) {
-	h := daemonHost(t, "", nil)
+	h := daemonRig(t, "", nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
 	h.apply([]catalog.Service{service(p[0], a)})
@@ -97,7 +97,7 @@ func TestRealOtherUserBindsThePorts(t *testing.T) {
 	if _, err := exec.LookPath("setpriv"); err != nil {
 		t.Fatal(err)
 	}
-	h := daemonHost(t, "setpriv --reuid 65534 --regid 65534 --clear-groups", nil)
+	h := daemonRig(t, "setpriv --reuid 65534 --regid 65534 --clear-groups", nil)
 	if err := os.Chmod(h.config.RunDir, 0o777); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meltwater/proxymatic/runtime/host"
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
@@ -24,7 +25,7 @@ func (blindPorts) look([]netip.AddrPort, int, bool) (map[netip.AddrPort]string, 
 func (blindPorts) bind(netip.AddrPort, binding) (io.Closer, error) { return io.NopCloser(nil), nil }
 
 func TestRealFailedReloadPausesRemovedServicesAgain(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 3)
 	a := backend(t, "a")
 	both := []catalog.Service{service(p[0], a), service(p[1], a)}
@@ -59,7 +60,7 @@ func TestRealFailedReloadPausesRemovedServicesAgain(t *testing.T) {
 }
 
 func TestRealRefusedConfigurationLeavesTheOldOneServing(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a, b := backend(t, "a"), backend(t, "b")
 	h.apply([]catalog.Service{service(p[0], a)})
@@ -147,7 +148,7 @@ func TestRealTemplatesConvergeWithTheReloadsThatPlanPromised(t *testing.T) {
 	}
 	for name, template := range templates {
 		t.Run(name, func(t *testing.T) {
-			h := newHost(t, func(c *Config) { c.TemplateFile = template.path })
+			h := newRig(t, func(c *Config) { c.TemplateFile = template.path })
 			p := freePorts(t, 1)[0]
 			a, b, c := backend(t, "a"), backend(t, "b"), backend(t, "c")
 			h.apply([]catalog.Service{service(p, a)})
@@ -182,7 +183,7 @@ func TestRealTemplatesConvergeWithTheReloadsThatPlanPromised(t *testing.T) {
 }
 
 func TestRealServerWithConnectionsIsDeletedLater(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 1)[0]
 	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts nobody: the connection stays in its queue
 	if err != nil {
@@ -226,7 +227,7 @@ func TestRealServerWithConnectionsIsDeletedLater(t *testing.T) {
 
 func TestRealFailedChecksAreCarriedOverAReload(t *testing.T) {
 	// Checks that come once in a minute: what a server is after the reload, it was told, and did not find out.
-	h := newHost(t, func(c *Config) { c.TemplateFile = writeTemplate(t, "", " inter 60s") })
+	h := newRig(t, func(c *Config) { c.TemplateFile = writeTemplate(t, "", " inter 60s") })
 	p := freePorts(t, 2)
 	live, dead := backend(t, "live"), backend(t, "dead")
 	s := service(p[0], live, dead)
@@ -254,7 +255,7 @@ func TestRealFailedChecksAreCarriedOverAReload(t *testing.T) {
 }
 
 func TestRealStatsSocketThatIsGone(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 1)
 	a, b := backend(t, "a"), backend(t, "b")
 	h.apply([]catalog.Service{service(p[0], a)})
@@ -266,7 +267,7 @@ func TestRealStatsSocketThatIsGone(t *testing.T) {
 	want := []catalog.Service{service(p[0], b)}
 	waitLoad(h)
 	h.apply(want)
-	if err := waitExit(t.Context(), old); err != nil {
+	if err := host.WaitExit(t.Context(), old); err != nil {
 		t.Error(err)
 	}
 	mustNotFail(t, load)
@@ -275,7 +276,7 @@ func TestRealStatsSocketThatIsGone(t *testing.T) {
 }
 
 func TestRealTakenPortOfTheTemplateStopsNoChangeOfServers(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
 	h.apply([]catalog.Service{service(p[0], a)})
@@ -297,7 +298,7 @@ func TestRealTakenPortOfTheTemplateStopsNoChangeOfServers(t *testing.T) {
 }
 
 func TestRealRefusedWordsOfAServerStayRefused(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 1)
 	a, b := backend(t, "a"), backend(t, "b")
 	h.apply([]catalog.Service{service(p[0], a)})
@@ -317,7 +318,7 @@ func TestRealRefusedWordsOfAServerStayRefused(t *testing.T) {
 }
 
 func TestRealShutDownFrontendIsLoadedAnew(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 1)
 	want := []catalog.Service{service(p[0], backend(t, "a"))}
 	h.apply(want)
@@ -334,7 +335,7 @@ func TestRealShutDownFrontendIsLoadedAnew(t *testing.T) {
 }
 
 func TestRealMasterSocketThatIsGone(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
 	h.apply([]catalog.Service{service(p[0], a)})
@@ -355,7 +356,7 @@ func TestRealMasterSocketThatIsGone(t *testing.T) {
 }
 
 func TestRealRefusedBalanceStopsNoChangeOfServers(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 1)
 	a, b := backend(t, "a"), backend(t, "b")
 	h.apply([]catalog.Service{service(p[0], a)})
@@ -368,7 +369,7 @@ func TestRealRefusedBalanceStopsNoChangeOfServers(t *testing.T) {
 }
 
 func TestRealDriftIsRepairedAndTold(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 1)
 	a, b := backend(t, "a"), backend(t, "b")
 	want := []catalog.Service{service(p[0], a)}

@@ -79,7 +79,7 @@ func TestRealTakenPortNeverReachesTheFile(t *testing.T) {
 	}
 	for name, steal := range thieves {
 		t.Run(name, func(t *testing.T) {
-			h := newHost(t, nil)
+			h := newRig(t, nil)
 			p := freePorts(t, 3)
 			a := backend(t, "a")
 			h.apply([]catalog.Service{service(p[0], a)})
@@ -102,7 +102,7 @@ func TestRealTakenPortNeverReachesTheFile(t *testing.T) {
 }
 
 // waitLoad lets the pause between two loads pass by moving the driver's clock.
-func waitLoad(h *host) {
+func waitLoad(h *rig) {
 	h.driver.now = func() time.Time { return time.Now().Add(time.Hour / 2) }
 }
 
@@ -131,7 +131,7 @@ func startLoad(t *testing.T, port uint16) func() (n, failed int) {
 }
 
 func TestRealPortIsOfferedWhenItIsFree(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p[1]))
@@ -151,7 +151,7 @@ func TestRealPortIsOfferedWhenItIsFree(t *testing.T) {
 }
 
 func TestRealPausedPortThatWasTaken(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
 	both := []catalog.Service{service(p[0], a), service(p[1], a)}
@@ -171,7 +171,7 @@ func TestRealPausedPortThatWasTaken(t *testing.T) {
 
 func TestRealServiceOnThePortOfTheTemplate(t *testing.T) {
 	p := freePorts(t, 2)
-	h := newHost(t, func(c *Config) {
+	h := newRig(t, func(c *Config) {
 		c.TemplateFile = writeText(t, strings.Replace(twoBackends, "{{range .Services}}",
 			fmt.Sprintf("listen stats\n    bind 127.0.0.1:%d\n    mode http\n    stats enable\n{{range .Services}}", p[1]), 1))
 	})

@@ -14,12 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meltwater/proxymatic/runtime/host"
 	"github.com/meltwater/proxymatic/sources/catalog"
 	"github.com/meltwater/proxymatic/testenv/freeport"
 )
 
-// host is a driver with a real HAProxy of its own, on ports of the loopback range.
-type host struct {
+// rig is a driver with a real HAProxy of its own, on ports of the loopback range.
+type rig struct {
 	t      *testing.T
 	driver *Driver
 	config Config
@@ -36,8 +37,8 @@ func needHAProxy(t testing.TB) {
 	}
 }
 
-// newHost gives a host whose HAProxy is not started yet, and is ended with the test.
-func newHost(t *testing.T, change func(*Config)) *host {
+// newRig gives a rig whose HAProxy is not started yet, and is ended with the test.
+func newRig(t *testing.T, change func(*Config)) *rig {
 	t.Helper()
 	needHAProxy(t)
 	dir, err := os.MkdirTemp("", "pm") // t.TempDir is too long for a socket's path
@@ -50,14 +51,14 @@ func newHost(t *testing.T, change func(*Config)) *host {
 	if change != nil {
 		change(&config)
 	}
-	h := &host{t: t, config: config}
+	h := &rig{t: t, config: config}
 	t.Cleanup(h.kill)
 	h.restart()
 	return h
 }
 
 // restart replaces the driver by one that remembers nothing, as a new process would.
-func (h *host) restart() {
+func (h *rig) restart() {
 	h.t.Helper()
 	if h.driver != nil {
 		if err := h.driver.file.flush(); err != nil {
@@ -72,10 +73,10 @@ func (h *host) restart() {
 }
 
 // kill ends HAProxy, master and workers, as a crash would.
-func (h *host) kill() {
+func (h *rig) kill() {
 	for _, pid := range processesOf(h.config.RunDir) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
-		_ = waitExit(context.Background(), pid)
+		_ = host.WaitExit(context.Background(), pid)
 	}
 }
 
@@ -96,7 +97,7 @@ func processesOf(path string) []int {
 }
 
 // apply makes a pass that must succeed.
-func (h *host) apply(want []catalog.Service) catalog.Report {
+func (h *rig) apply(want []catalog.Service) catalog.Report {
 	h.t.Helper()
 	r, err := h.driver.Apply(h.t.Context(), want)
 	if err != nil {
@@ -106,7 +107,7 @@ func (h *host) apply(want []catalog.Service) catalog.Report {
 }
 
 // mustBeSettled checks that a plan of everything is empty, and that the file on disk says what runs.
-func (h *host) mustBeSettled(want []catalog.Service) {
+func (h *rig) mustBeSettled(want []catalog.Service) {
 	h.t.Helper()
 	h.driver.Resync()
 	r, err := h.driver.Plan(h.t.Context(), want)
@@ -179,7 +180,7 @@ func service(port uint16, servers ...netip.AddrPort) catalog.Service {
 }
 
 func TestRealFirstLoadThenServersWithoutReload(t *testing.T) {
-	h := newHost(t, nil)
+	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a, b := backend(t, "a"), backend(t, "b")
 	r := h.apply([]catalog.Service{service(p[0], a)})

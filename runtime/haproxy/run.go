@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/meltwater/proxymatic/runtime/host"
 )
 
 const (
@@ -49,7 +51,7 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 func watch(ctx context.Context, group *sync.WaitGroup, pid int, wake func()) context.CancelFunc {
 	ctx, cancel := context.WithCancel(ctx)
 	group.Go(func() {
-		if waitExit(ctx, pid) == nil {
+		if host.WaitExit(ctx, pid) == nil {
 			wake()
 		}
 	})
