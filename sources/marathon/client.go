@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/meltwater/proxymatic/sources/hostname"
 )
 
 // maxBody bounds an answer after unpacking. 10,000 tasks are about 8 MB.
@@ -185,7 +187,7 @@ func (c *client) ask(ctx context.Context, q question) (int, error) {
 		case q.missing && errors.Is(err, errNotFound):
 			return at, errNotFound
 		}
-		failures[at] = fmt.Sprintf("%s: %s", c.replicas[at], reason(err))
+		failures[at] = fmt.Sprintf("%s: %s", c.replicas[at], hostname.Reason(err))
 		if answer := (refusal{}); errors.As(err, &answer) {
 			statuses[at] = answer.status
 		}
@@ -252,28 +254,4 @@ func statusError(status int, body []byte) error {
 		text += fmt.Sprintf(": %.200s", clean(answer.Message))
 	}
 	return refusal{status: status, text: text}
-}
-
-// reason is an error's text without what differs from one attempt to the next, such as the port that the connection
-// had on this side: so one lasting trouble has one text.
-func reason(err error) string {
-	var dns *net.DNSError
-	var op *net.OpError
-	var request *url.Error
-	switch {
-	case errors.As(err, &dns) && dns.IsNotFound:
-		return fmt.Sprintf("lookup %s: no such host", dns.Name)
-	case errors.As(err, &dns) && dns.IsTimeout:
-		return fmt.Sprintf("lookup %s: no answer in time", dns.Name)
-	case errors.As(err, &dns):
-		return fmt.Sprintf("lookup %s: the name server fails", dns.Name)
-	case errors.As(err, &op):
-		stable := *op
-		stable.Source = nil
-		return stable.Error()
-	case errors.As(err, &request):
-		return request.Err.Error()
-	default:
-		return err.Error()
-	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -257,19 +256,5 @@ func TestNoErrorShowsThePassword(t *testing.T) {
 	_, err = mustNew(t, urls...).Read(t.Context())
 	if err == nil || strings.Contains(err.Error(), "zecret") || strings.Contains(err.Error(), "uzer") || strings.Count(err.Error(), ";") != 3 {
 		t.Errorf("got %v, want four failures without user and password", err)
-	}
-}
-
-func TestOneTroubleHasOneText(t *testing.T) {
-	op := func(port int) error {
-		return &url.Error{Op: "Get", URL: "http://m", Err: &net.OpError{Op: "read", Net: "tcp", Source: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port},
-			Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8080}, Err: errors.New("connection reset by peer")}}
-	}
-	if a, b := reason(op(40000)), reason(op(40001)); a != b || a != "read tcp 127.0.0.1:8080: connection reset by peer" {
-		t.Errorf("got %q and %q", a, b)
-	}
-	dns := &net.DNSError{Err: "read udp 127.0.0.1:40000->127.0.0.53:53: i/o timeout", Name: "m", IsTimeout: true}
-	if got := reason(fmt.Errorf("dial: %w", dns)); got != "lookup m: no answer in time" {
-		t.Errorf("got %q", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/hostname"
 )
 
 // FuzzParse sends bytes the whole pure way, from an answer of Marathon to services.
@@ -46,12 +47,12 @@ func wholeWay(data []byte, group byte) (string, []catalog.Service, []catalog.Pro
 	if err != nil && len(apps) > 0 {
 		own = apps[0].definition
 	}
-	w := world{versions: make(map[versionKey]versionAnswer), hosts: make(map[string]hostAnswer), groupSize: int(group) + 1}
+	w := world{versions: make(map[versionKey]versionAnswer), hosts: make(map[string]hostname.Answer), groupSize: int(group) + 1}
 	for _, key := range versionsNeeded(apps) {
 		w.versions[key] = versionAnswer{definition: own}
 	}
 	for i, host := range hostsNeeded(apps) {
-		w.hosts[host] = hostAnswer{addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}
+		w.hosts[host] = hostname.Answer{Addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}
 	}
 	found, more := services(append(apps, app{definition: own}), w)
 	problems = sortProblems(append(problems, more...))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/hostname"
 )
 
 // appsPath asks for everything at one moment. Marathon 0.8 reads the first embed only, so the tasks come first.
@@ -20,7 +21,7 @@ const appsPath = "/v2/apps?embed=apps.tasks&embed=apps.deployments&embed=apps.re
 // reader reads snapshots. Its caches belong to one goroutine.
 type reader struct {
 	client    *client
-	hosts     resolver
+	hosts     *hostname.Resolver
 	groupSize int
 	versions  map[versionKey]knownVersion
 	alive     map[string]time.Time
@@ -94,8 +95,8 @@ func (r *reader) conclude(ctx context.Context, got reading) (reading, error) {
 		return reading{}, err
 	}
 	r.learn(got.apps, time.Now())
-	hosts := r.hosts.resolve(ctx, hostsNeeded(got.apps))
-	if err := r.hosts.late(hosts, time.Now()); err != nil {
+	hosts := r.hosts.Resolve(ctx, hostsNeeded(got.apps))
+	if err := r.hosts.Late(hosts, time.Now()); err != nil {
 		return reading{}, err
 	}
 	w := world{versions: make(map[versionKey]versionAnswer), hosts: hosts, alive: r.alive, now: time.Now(), groupSize: r.groupSize}
@@ -107,7 +108,7 @@ func (r *reader) conclude(ctx context.Context, got reading) (reading, error) {
 	}
 	found, problems := services(got.apps, w)
 	r.alive = remember(got.apps, w)
-	r.hosts.settled = true
+	r.hosts.Settle()
 	got.snapshot = catalog.Snapshot{Source: sourceName, Priority: priority, Services: found,
 		Problems: sortProblems(slices.Concat(got.problems, problems)), Succeeded: time.Now()}
 	return got, nil
@@ -200,4 +201,18 @@ func apiPath(id string, below ...string) (string, bool) {
 		path += "/" + url.PathEscape(segment)
 	}
 	return path, true
+}
+
+// each calls do for every item, so many at a time, and returns when all are done.
+func each[T any](items []T, parallel int, do func(T)) {
+	var wait sync.WaitGroup
+	slots := make(chan struct{}, parallel)
+	for _, item := range items {
+		slots <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-slots }()
+			do(item)
+		})
+	}
+	wait.Wait()
 }

@@ -11,12 +11,13 @@ import (
 	"unicode"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/hostname"
 )
 
 // world is what routing needs to know beside the list of apps. It was asked for before, so that routing is pure.
 type world struct {
 	versions  map[versionKey]versionAnswer
-	hosts     map[string]hostAnswer
+	hosts     map[string]hostname.Answer
 	alive     map[string]time.Time // tasks that were seen alive before, and how long that is believed
 	now       time.Time
 	groupSize int // how many proxies share the connections of a server; at least 1
@@ -29,13 +30,6 @@ type versionKey struct{ app, version string }
 type versionAnswer struct {
 	definition definition
 	reason     string
-}
-
-// hostAnswer is an agent's address, or why there is none.
-type hostAnswer struct {
-	addr      netip.Addr
-	reason    string
-	temporary bool // there may be an address, which cannot be had now
 }
 
 // offer is a service of one app, as one version of it wants it.
@@ -283,53 +277,44 @@ func (w world) address(t task, e endpoint) (netip.AddrPort, string) {
 	if err != nil {
 		return netip.AddrPort{}, err.Error()
 	}
-	if answer.reason != "" {
-		return netip.AddrPort{}, answer.reason
+	if answer.Reason != "" {
+		return netip.AddrPort{}, answer.Reason
 	}
-	return netip.AddrPortFrom(answer.addr, port), ""
+	return netip.AddrPortFrom(answer.Addr, port), ""
 }
 
-func (w world) agent(host string) hostAnswer {
+func (w world) agent(host string) hostname.Answer {
 	if addr, err := netip.ParseAddr(host); err == nil {
-		return usable(addr)
+		return hostname.Usable(addr)
 	}
 	answer, ok := w.hosts[host]
 	switch {
-	case ok && answer.reason == "":
-		return usable(answer.addr)
+	case ok && answer.Reason == "":
+		return hostname.Usable(answer.Addr)
 	case ok:
 		return answer
 	default:
-		return hostAnswer{reason: fmt.Sprintf("its host %.100q has no known address", host)}
+		return hostname.Answer{Reason: fmt.Sprintf("its host %.100q has no known address", host)}
 	}
 }
 
 // containerAddress is the first IPv4 address, else the first IPv6 one.
-func (t task) containerAddress() hostAnswer {
-	answer := hostAnswer{reason: "it has no host port, and the task has no address of its own yet"}
+func (t task) containerAddress() hostname.Answer {
+	answer := hostname.Answer{Reason: "it has no host port, and the task has no address of its own yet"}
 	for _, a := range t.Addresses {
 		addr, err := netip.ParseAddr(a.IPAddress)
 		if err != nil {
 			continue
 		}
-		this := usable(addr)
-		if this.reason == "" && this.addr.Is4() {
+		this := hostname.Usable(addr)
+		if this.Reason == "" && this.Addr.Is4() {
 			return this
 		}
-		if this.reason == "" && answer.reason != "" {
+		if this.Reason == "" && answer.Reason != "" {
 			answer = this
 		}
 	}
 	return answer
-}
-
-// usable refuses what no server can have.
-func usable(addr netip.Addr) hostAnswer {
-	addr = addr.Unmap()
-	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr.Zone() != "" {
-		return hostAnswer{reason: fmt.Sprintf("%.60s is no address of a server", addr)}
-	}
-	return hostAnswer{addr: addr}
 }
 
 // serviceName turns /product/system/service into service.system.product.

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/hostname"
 )
 
 // routeCase is an answer to GET /v2/apps and what it means. Lines of want that begin with ! are Problems.
@@ -21,12 +22,12 @@ type routeCase struct {
 }
 
 // hosts is what the tests' name service says.
-func hosts() map[string]hostAnswer {
-	return map[string]hostAnswer{
-		"agent7":      {addr: netip.MustParseAddr("10.0.0.7")},
-		"agent8":      {addr: netip.MustParseAddr("10.0.0.8")},
-		"agent6":      {addr: netip.MustParseAddr("2001:db8::6")},
-		"gone.domain": {reason: `its host "gone.domain" has no address`},
+func hosts() map[string]hostname.Answer {
+	return map[string]hostname.Answer{
+		"agent7":      {Addr: netip.MustParseAddr("10.0.0.7")},
+		"agent8":      {Addr: netip.MustParseAddr("10.0.0.8")},
+		"agent6":      {Addr: netip.MustParseAddr("2001:db8::6")},
+		"gone.domain": {Reason: `its host "gone.domain" has no address`},
 	}
 }
 

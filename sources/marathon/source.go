@@ -9,13 +9,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/hostname"
 )
 
 const (
@@ -43,9 +42,8 @@ type Config struct {
 	Settle time.Duration
 	// RetryPause is the first wait after a failure; the following ones double up to 15 s (0.5 s).
 	RetryPause time.Duration
-	// Resolve gives the addresses of an agent's host name (nil: the system's resolver). A *net.DNSError that IsNotFound
-	// says that there is no such host; other errors are taken for temporary. It is called from several goroutines.
-	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Resolve gives the addresses of an agent's host name (nil: the system's resolver).
+	Resolve hostname.Lookup
 }
 
 // Source reads one Marathon. It satisfies reconcile.Source.
@@ -78,11 +76,6 @@ func New(config Config) (*Source, error) {
 	setDefault(&config.ConfirmPause, time.Second)
 	setDefault(&config.Settle, 100*time.Millisecond)
 	setDefault(&config.RetryPause, 500*time.Millisecond)
-	if config.Resolve == nil {
-		config.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		}
-	}
 	return &Source{config: config, client: newClient(replicas, config.Timeout)}, nil
 }
 
@@ -108,7 +101,7 @@ func (s *Source) Read(ctx context.Context) (catalog.Snapshot, error) {
 func (s *Source) reader() *reader {
 	return &reader{client: s.client, groupSize: s.config.GroupSize, forgive: s.config.RefreshInterval,
 		versions: make(map[versionKey]knownVersion),
-		hosts:    resolver{lookup: s.config.Resolve, known: make(map[string]knownHost)}}
+		hosts:    hostname.New(s.config.Resolve)}
 }
 
 // Run sends a snapshot when something has changed, when reading begins or ceases to fail, and one each refresh
@@ -165,7 +158,7 @@ func (r *run) update(ctx context.Context, why cause) time.Duration {
 	}
 	if err != nil {
 		r.base = reading{}
-		r.fail(ctx, reason(err))
+		r.fail(ctx, hostname.Reason(err))
 		return min(r.pause.next(), r.config.RefreshInterval)
 	}
 	r.base = got

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/meltwater/proxymatic/sources/hostname"
 )
 
 // maxPause is the longest wait between two attempts.
@@ -98,7 +100,7 @@ func (f *follower) run(ctx context.Context) {
 		began := time.Now()
 		r := f.client.replicas[i%len(f.client.replicas)]
 		err := f.follow(ctx, r)
-		f.pulse.trouble.Store(fmt.Sprintf("%s: %s", r, reason(err)))
+		f.pulse.trouble.Store(fmt.Sprintf("%s: %s", r, hostname.Reason(err)))
 		if i == 0 {
 			f.pulse.look("") // whoever waited for the first subscription waits no longer
 		}
