@@ -3,6 +3,7 @@ package backend
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -151,25 +152,39 @@ func (s *Server) lines(conn net.Conn, name string, hung bool) {
 	}
 }
 
-// ListenUDP starts a server on addr that answers every packet with name.
+// ListenUDP starts a server on addr that answers every packet with name, a blank and the packet.
 func ListenUDP(addr, name string) (*Server, error) {
-	conn, err := net.ListenPacket("udp", addr)
+	conn, err := listenUDP(addr)
 	if err != nil {
 		return nil, fmt.Errorf("backend %s: %w", name, err)
 	}
 	s := newServer(conn.LocalAddr().String(), conn.Close)
-	s.wg.Go(func() {
-		packet := make([]byte, 64<<10)
-		for {
-			_, from, err := conn.ReadFrom(packet)
-			if err != nil {
-				return
-			}
-			s.requests.Add(1)
-			if !s.hangs() {
-				_, _ = conn.WriteTo([]byte(name), from) // UDP promises nothing
-			}
-		}
-	})
+	s.wg.Go(func() { s.packets(conn, name) })
 	return s, nil
+}
+
+func listenUDP(addr string) (*net.UDPConn, error) {
+	at, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return net.ListenUDP("udp", at)
+}
+
+func (s *Server) packets(conn *net.UDPConn, name string) {
+	answer := append(make([]byte, 0, 64<<10), name+" "...)
+	prefix := len(answer)
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(answer[prefix:cap(answer)])
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			continue // an earlier answer met nobody
+		}
+		s.requests.Add(1)
+		if !s.hangs() {
+			_, _ = conn.WriteToUDPAddrPort(answer[:prefix+n], from) // UDP promises nothing
+		}
+	}
 }

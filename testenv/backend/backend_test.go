@@ -95,7 +95,7 @@ func ask(t *testing.T, conn net.Conn, in *bufio.Reader) {
 	}
 }
 
-func TestUDPNamesItself(t *testing.T) {
+func TestUDPNamesItselfAndGivesThePacketBack(t *testing.T) {
 	s, err := ListenUDP("127.0.0.1:0", "one")
 	if err != nil {
 		t.Fatal(err)
@@ -109,8 +109,8 @@ func TestUDPNamesItself(t *testing.T) {
 	}
 	defer conn.Close()
 	fmt.Fprint(conn, "hello")
-	b := make([]byte, 10)
-	if n, err := conn.Read(b); err != nil || string(b[:n]) != "one" {
-		t.Errorf("answer %q, %v; want one", b[:n], err)
+	b := make([]byte, 20)
+	if n, err := conn.Read(b); err != nil || string(b[:n]) != "one hello" {
+		t.Errorf("answer %q, %v; want one hello", b[:n], err)
 	}
 }

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"strconv"
@@ -88,15 +87,9 @@ func BenchmarkIdle(b *testing.B) {
 // cpu is the time that proxymatic has spent so far, in steps of 10 ms.
 func (w bench) cpu() time.Duration {
 	w.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", w.host.Pid()))
+	spent, err := stage.CPU(w.host.Pid())
 	w.must(err)
-	_, rest, _ := bytes.Cut(raw, []byte(") ")) // the program's name may hold blanks
-	f := strings.Fields(string(rest))
-	user, err := strconv.Atoi(f[11])
-	w.must(err)
-	system, err := strconv.Atoi(f[12])
-	w.must(err)
-	return time.Duration(user+system) * 10 * time.Millisecond
+	return spent
 }
 
 // memory is proxymatic's resident set.

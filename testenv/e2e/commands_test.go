@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -150,13 +151,13 @@ func TestBadInputIsNamedAtTheStart(t *testing.T) {
 	}
 }
 
-// driverSays waits until the status tells of a failure of the driver with these words.
+// driverSays waits until the status tells of a failure of a driver with these words.
 func (w world) driverSays(words string) {
 	w.Helper()
 	w.must(stage.Until(w.patient(), func() error {
 		s, err := w.host.Status(w.Context())
-		if err == nil && !strings.Contains(s.Drivers[0].Error, words) {
-			err = fmt.Errorf("the driver's error is %q, want %q in it", s.Drivers[0].Error, words)
+		if err == nil && !slices.ContainsFunc(s.Drivers, func(d status.DriverJSON) bool { return strings.Contains(d.Error, words) }) {
+			err = fmt.Errorf("no driver's error has %q: %+v", words, s.Drivers)
 		}
 		return err
 	}))

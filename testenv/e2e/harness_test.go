@@ -1,4 +1,4 @@
-// Package e2e tests the real binary with a real HAProxy, a fake Marathon and backends that hang, as a user meets them.
+// Package e2e tests the real binary with real HAProxy and pen, a fake Marathon and backends that hang, as a user meets them.
 package e2e
 
 import (
@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,13 @@ func TestMain(m *testing.M) {
 		if testing.Short() {
 			return m.Run()
 		}
+		if os.Getenv(binaryEnv) != "" { // a part of a test that runs in namespaces of its own
+			return m.Run()
+		}
 		dir, err := os.MkdirTemp("", "pm")
+		if err == nil {
+			err = os.Chmod(dir, 0o755) // for tests that run the binary as somebody else
+		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -54,18 +61,21 @@ type world struct {
 	host *stage.Host
 }
 
-// newWorld gives a cluster without services and a host on which nothing runs yet. Both end with the test.
+// newWorld gives a cluster without services and a host with HAProxy on which nothing runs yet. Both end with the test.
 func newWorld(t *testing.T) world {
 	t.Helper()
+	return worldWith(t, "haproxy")
+}
+
+// worldWith gives a world for a test that needs these programs.
+func worldWith(t *testing.T, programs ...string) world {
+	t.Helper()
 	if testing.Short() && os.Getenv("CI") == "" {
-		t.Skip("takes seconds, and a real HAProxy")
+		t.Skip("takes seconds, and real proxies")
 	}
-	if _, err := exec.LookPath("haproxy"); err != nil {
-		if _, err := os.Stat("/usr/sbin/haproxy"); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatal("haproxy is not installed")
-			}
-			t.Skip("haproxy is not installed")
+	for _, program := range programs {
+		if !installed(program) {
+			unavailable(t, program+" is not installed")
 		}
 	}
 	site, err := stage.NewSite(fakemarathon.GenD)
@@ -80,13 +90,28 @@ func newWorld(t *testing.T) world {
 	w := world{t, site, host}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("log of proxymatic and HAProxy:\n%s", shorten(host.Log()))
+			t.Logf("log of proxymatic and its proxies:\n%s", shorten(host.Log()))
 		}
 		if err := host.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return w
+}
+
+// unavailable skips a test that cannot be run here. In CI that is a failure.
+func unavailable(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+func installed(program string) bool {
+	_, err := exec.LookPath(program)
+	_, sbinErr := os.Stat("/usr/sbin/" + program)
+	return err == nil || sbinErr == nil
 }
 
 // shorten keeps the end of a long log.
@@ -231,7 +256,18 @@ func (w world) status() status.StatusJSON {
 // loads is how often HAProxy was loaded since the run began, its start included.
 func (w world) loads() int {
 	w.Helper()
-	return w.status().Drivers[0].Reloads
+	return w.driver("haproxy").Reloads
+}
+
+// driver gives what the run tells of one of its drivers.
+func (w world) driver(name string) status.DriverJSON {
+	w.Helper()
+	drivers := w.status().Drivers
+	i := slices.IndexFunc(drivers, func(d status.DriverJSON) bool { return d.Name == name })
+	if i < 0 {
+		w.Fatalf("no driver %s: %+v", name, drivers)
+	}
+	return drivers[i]
 }
 
 // worker gives HAProxy's worker process.

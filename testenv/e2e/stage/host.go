@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -20,13 +22,16 @@ import (
 	"github.com/meltwater/proxymatic/testenv/freeport"
 )
 
-// Host is a machine with proxymatic on it: its directory, its proxymatic and the HAProxy that this starts. It is for one
-// goroutine, apart from Status and what reads HAProxy.
+// Host is a machine with proxymatic on it: its directory, its proxymatic and the HAProxy and pens that this starts. It is for one
+// goroutine, apart from Status and what reads HAProxy or pen.
 type Host struct {
 	Dir        string   // for everything; its path is short, since sockets lie in it
 	Binary     string   // proxymatic's program
 	StatusAddr string   // where the status endpoint listens
 	Env        []string // of proxymatic; nil means ours
+	RunDir     string   // of proxymatic; Dir unless it is changed
+	NoHAProxy  bool     // leave out --haproxy, so that pen gets the TCP services too
+	Prefix     []string // a command that proxymatic is started by, which ends in executing it
 
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when cmd has ended
@@ -46,7 +51,7 @@ func NewHost(binary string) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{Dir: dir, Binary: binary, StatusAddr: fmt.Sprintf("127.0.0.1:%d", port[0])}, nil
+	return &Host{Dir: dir, RunDir: dir, Binary: binary, StatusAddr: fmt.Sprintf("127.0.0.1:%d", port[0])}, nil
 }
 
 // Path gives the path of a file in the host's directory.
@@ -58,20 +63,28 @@ func (h *Host) Config() string { return h.Path("haproxy.cfg") }
 // Flags gives the flags that put everything into the host's directory, then more; of a flag that is there twice, the last
 // counts.
 func (h *Host) Flags(more ...string) []string {
-	return append([]string{"--haproxy", "--haproxy-start", "managed", "--haproxy-reload", "managed", "--run-dir", h.Dir,
-		"--state-dir", h.Path("state"), "--haproxy-config", h.Config(), "--haproxy-socket", h.Path("haproxy.sock"),
-		"--status-endpoint", h.StatusAddr, "--bind-address", "127.0.0.1"}, more...)
+	flags := []string{"--run-dir", h.RunDir, "--state-dir", h.Path("state"), "--status-endpoint", h.StatusAddr,
+		"--bind-address", "127.0.0.1", "--pen-user", penUser()}
+	if !h.NoHAProxy {
+		flags = append(flags, "--haproxy", "--haproxy-start", "managed", "--haproxy-reload", "managed",
+			"--haproxy-config", h.Config(), "--haproxy-socket", h.Path("haproxy.sock"))
+	}
+	return append(flags, more...)
 }
 
-// Start starts proxymatic. What it and HAProxy say goes to the file that Log reads: a pipe would break when one of them
-// outlives the other.
-func (h *Host) Start(flags ...string) error {
+// Start starts proxymatic with Flags. What it and HAProxy say goes to the file that Log reads: a pipe would break when one of
+// them outlives the other.
+func (h *Host) Start(flags ...string) error { return h.StartAs(h.Flags(flags...)...) }
+
+// StartAs starts proxymatic with just these arguments.
+func (h *Host) StartAs(args ...string) error {
 	log, err := os.OpenFile(h.Path("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(h.Binary, h.Flags(flags...)...)
+	words := slices.Concat(h.Prefix, []string{h.Binary}, args)
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, h.Env
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", h.Binary, err)
@@ -118,22 +131,59 @@ func (h *Host) Kill() {
 // HAProxy gives the processes of this host's HAProxy, master and workers.
 func (h *Host) HAProxy() []int {
 	var out []int
+	for _, p := range h.processes("haproxy") {
+		out = append(out, p.PID)
+	}
+	return out
+}
+
+// process is a running process of this host.
+type process struct {
+	PID  int
+	Args []string
+}
+
+// processes gives those of a program that name something in the host's directories, in this network namespace: another one may
+// have a host with the same run directory.
+func (h *Host) processes(program string) []process {
+	own, _ := os.Readlink("/proc/self/ns/net")
+	var out []process
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, line := range lines {
-		raw, _ := os.ReadFile(line) // it may have ended meanwhile
+		raw, _ := os.ReadFile(line) // it may have ended meanwhile, as may happen at each step
 		name, _ := os.ReadFile(filepath.Join(filepath.Dir(line), "comm"))
-		var pid int
-		if _, err := fmt.Sscanf(line, "/proc/%d/cmdline", &pid); err != nil || strings.TrimSpace(string(name)) != "haproxy" {
+		if strings.TrimSpace(string(name)) != program {
 			continue
 		}
-		for word := range strings.SplitSeq(string(raw), "\x00") {
-			if strings.HasPrefix(word, h.Dir+"/") {
-				out = append(out, pid)
-				break
-			}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(line)))
+		namespace, _ := os.Readlink(filepath.Join(filepath.Dir(line), "ns", "net"))
+		args := strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
+		if err == nil && namespace == own && slices.ContainsFunc(args, h.owns) {
+			out = append(out, process{pid, args})
 		}
 	}
 	return out
+}
+
+// CPU is the time that a process has spent so far, in steps of 10 ms.
+func CPU(pid int) (time.Duration, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(raw), ") ") // the program's name may hold blanks
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0, fmt.Errorf("process %d: %q", pid, raw)
+	}
+	user, userErr := strconv.Atoi(f[11])
+	system, err := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(userErr, err)
+}
+
+// owns tells whether a word of a command line is a path in the host's directories.
+func (h *Host) owns(word string) bool {
+	return strings.HasPrefix(word, h.Dir+"/") || strings.HasPrefix(word, h.RunDir+"/")
 }
 
 // KillHAProxy ends HAProxy as kill -9 of all its processes does, master and workers.
@@ -147,15 +197,20 @@ func (h *Host) KillHAProxy() {
 func (h *Host) Close() error {
 	h.Kill()
 	deadline := time.Now().Add(10 * time.Second)
-	for len(h.HAProxy()) > 0 {
+	for left := h.proxies(); len(left) > 0; left = h.proxies() {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("HAProxy processes %v do not end", h.HAProxy())
+			return fmt.Errorf("processes %v do not end", left)
 		}
-		h.KillHAProxy()
+		for _, p := range left {
+			_ = syscall.Kill(p.PID, syscall.SIGKILL) // it may have ended meanwhile
+		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	return os.RemoveAll(h.Dir)
 }
+
+// proxies gives the processes of HAProxy and pen.
+func (h *Host) proxies() []process { return append(h.processes("haproxy"), h.processes("pen")...) }
 
 // Output is what a command left.
 type Output struct {

@@ -7,12 +7,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meltwater/proxymatic/sources/catalog"
 	"github.com/meltwater/proxymatic/testenv/backend"
 	"github.com/meltwater/proxymatic/testenv/fakemarathon"
 )
 
 // Site is a cluster: a fake Marathon whose tasks are real backends that answer with their names. It remembers when each was
-// wanted. Its methods may be called from any goroutine, one at a time for each service.
+// wanted. Its methods may be called from any goroutine, one at a time for each service. A port is that of a TCP service, unless
+// a method says UDP: both may have one of the same number.
 type Site struct {
 	Marathon *fakemarathon.Cluster
 	Replica  *fakemarathon.Replica
@@ -28,12 +30,19 @@ type Site struct {
 type Task struct {
 	Name, ID string // what the backend answers, and the task's ID in Marathon
 	Port     int    // the service's
+	Proto    catalog.Proto
 	Addr     string // of the backend
 
 	server  *backend.Server
 	added   time.Time // when Marathon began to tell of it
 	removed time.Time // when Marathon had told of its end; zero while it is wanted
 }
+
+// Hang makes the backend silent: it takes what comes and never answers. Marathon does not notice.
+func (t *Task) Hang() { t.server.Hang() }
+
+// Die ends the backend, so that nobody listens at its address any more. Marathon does not notice.
+func (t *Task) Die() { t.server.Close() }
 
 // NewSite gives a cluster without services.
 func NewSite(gen fakemarathon.Generation) (*Site, error) {
@@ -59,17 +68,46 @@ func (s *Site) Close() {
 
 // App is the usual app of a service port, for PutApp. Services with an even port have a health check in Marathon, those with
 // an odd one are checked by HAProxy.
-func App(port int) fakemarathon.App {
-	return fakemarathon.App{ID: appID(port), HealthChecks: 1 - port%2, Ports: []fakemarathon.PortMapping{{ServicePort: port}}}
+func App(port int) fakemarathon.App { return app(tcp(port)) }
+
+// UDPApp is the usual app of a UDP service's port, for PutApp. Nobody checks its health.
+func UDPApp(port int) fakemarathon.App { return app(udp(port)) }
+
+func tcp(port int) catalog.Key { return catalog.Key{Port: uint16(port), Proto: catalog.TCP} }
+
+func udp(port int) catalog.Key { return catalog.Key{Port: uint16(port), Proto: catalog.UDP} }
+
+// checked tells whether Marathon checks the health of the service's tasks.
+func checked(key catalog.Key) bool { return key.Proto == catalog.TCP && key.Port%2 == 0 }
+
+func app(key catalog.Key) fakemarathon.App {
+	a := fakemarathon.App{ID: appID(key), Ports: []fakemarathon.PortMapping{{ServicePort: int(key.Port), Protocol: string(key.Proto)}}}
+	if checked(key) {
+		a.HealthChecks = 1
+	}
+	return a
 }
 
-func appID(port int) string { return fmt.Sprintf("/shop/s%d", port) }
+func appID(key catalog.Key) string { return "/shop/" + prefix(key) }
+
+// prefix begins the names of a service and its tasks: s and the port, u and the port for UDP.
+func prefix(key catalog.Key) string {
+	if key.Proto == catalog.UDP {
+		return fmt.Sprintf("u%d", key.Port)
+	}
+	return fmt.Sprintf("s%d", key.Port)
+}
 
 // AddService adds a service with so many tasks.
-func (s *Site) AddService(port, tasks int) error {
-	s.Marathon.PutApp(App(port))
+func (s *Site) AddService(port, tasks int) error { return s.addService(tcp(port), tasks) }
+
+// AddUDPService adds a UDP service with so many tasks.
+func (s *Site) AddUDPService(port, tasks int) error { return s.addService(udp(port), tasks) }
+
+func (s *Site) addService(key catalog.Key, tasks int) error {
+	s.Marathon.PutApp(app(key))
 	for range tasks {
-		if _, err := s.AddTask(port); err != nil {
+		if _, err := s.addTask(key); err != nil {
 			return err
 		}
 	}
@@ -77,28 +115,37 @@ func (s *Site) AddService(port, tasks int) error {
 }
 
 // AddTask adds a task to a service.
-func (s *Site) AddTask(port int) (*Task, error) {
+func (s *Site) AddTask(port int) (*Task, error) { return s.addTask(tcp(port)) }
+
+// AddUDPTask adds a task to a UDP service.
+func (s *Site) AddUDPTask(port int) (*Task, error) { return s.addTask(udp(port)) }
+
+func (s *Site) addTask(key catalog.Key) (*Task, error) {
 	s.mu.Lock()
 	s.serial++
-	name := fmt.Sprintf("s%d.%d", port, s.serial)
+	name := fmt.Sprintf("%s.%d", prefix(key), s.serial)
 	s.mu.Unlock()
-	server, err := backend.ListenHTTP("127.0.0.1:0", name)
+	listen := backend.ListenHTTP
+	if key.Proto == catalog.UDP {
+		listen = backend.ListenUDP
+	}
+	server, err := listen("127.0.0.1:0", name)
 	if err != nil {
 		return nil, err
 	}
-	t := &Task{Name: name, Port: port, Addr: server.Addr(), server: server, added: time.Now()}
+	t := &Task{Name: name, Port: int(key.Port), Proto: key.Proto, Addr: server.Addr(), server: server, added: time.Now()}
 	s.mu.Lock()
 	s.tasks[name] = t
 	s.mu.Unlock()
-	health := []bool{true}
-	if port%2 == 1 {
-		health = nil
+	var health []bool
+	if checked(key) {
+		health = []bool{true}
 	}
 	var host int
 	if _, err := fmt.Sscanf(t.Addr, "127.0.0.1:%d", &host); err != nil {
 		return nil, err
 	}
-	t.ID = s.Marathon.AddTask(appID(port), fakemarathon.Task{Ports: []int{host}, Health: health}).ID
+	t.ID = s.Marathon.AddTask(appID(key), fakemarathon.Task{Ports: []int{host}, Health: health}).ID
 	return t, nil
 }
 
@@ -113,24 +160,37 @@ func (s *Site) RemoveTask(t *Task, while time.Duration) {
 }
 
 // RemoveService removes a service with its tasks, which go on answering whoever still asks them.
-func (s *Site) RemoveService(port int) {
-	s.Marathon.RemoveApp(appID(port))
+func (s *Site) RemoveService(port int) { s.removeService(tcp(port)) }
+
+// RemoveUDPService removes a UDP service as RemoveService does.
+func (s *Site) RemoveUDPService(port int) { s.removeService(udp(port)) }
+
+func (s *Site) removeService(key catalog.Key) {
+	s.Marathon.RemoveApp(appID(key))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.tasks {
-		if t.Port == port && t.removed.IsZero() {
+		if t.of(key) && t.removed.IsZero() {
 			t.removed = time.Now()
 		}
 	}
 }
 
+// of tells whether the task is one of the service.
+func (t *Task) of(key catalog.Key) bool { return t.Port == int(key.Port) && t.Proto == key.Proto }
+
 // Tasks gives the wanted tasks of a service, oldest first.
-func (s *Site) Tasks(port int) []*Task {
+func (s *Site) Tasks(port int) []*Task { return s.tasksOf(tcp(port)) }
+
+// UDPTasks gives the wanted tasks of a UDP service, oldest first.
+func (s *Site) UDPTasks(port int) []*Task { return s.tasksOf(udp(port)) }
+
+func (s *Site) tasksOf(key catalog.Key) []*Task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []*Task
 	for _, t := range s.tasks {
-		if t.Port == port && t.removed.IsZero() {
+		if t.of(key) && t.removed.IsZero() {
 			out = append(out, t)
 		}
 	}
@@ -159,12 +219,17 @@ func (s *Site) Removals() []Removal {
 }
 
 // Wanted gives the servers that each service should have now.
-func (s *Site) Wanted() Servers {
+func (s *Site) Wanted() Servers { return s.wanted(catalog.TCP) }
+
+// UDPWanted gives the servers that each UDP service should have now.
+func (s *Site) UDPWanted() Servers { return s.wanted(catalog.UDP) }
+
+func (s *Site) wanted(proto catalog.Proto) Servers {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := Servers{}
 	for _, t := range s.tasks {
-		if t.removed.IsZero() {
+		if t.Proto == proto && t.removed.IsZero() {
 			out.add(t.Port, t.Addr)
 		}
 	}
@@ -173,6 +238,9 @@ func (s *Site) Wanted() Servers {
 
 // Ports gives the ports of the services that have tasks, in order.
 func (s *Site) Ports() []int { return slices.Sorted(maps.Keys(s.Wanted())) }
+
+// UDPPorts gives the ports of the UDP services that have tasks, in order.
+func (s *Site) UDPPorts() []int { return slices.Sorted(maps.Keys(s.UDPWanted())) }
 
 // Judge tells what is wrong with an answer; "" when it came from a task of the service that was wanted when the request
 // began, or no longer than late before.
