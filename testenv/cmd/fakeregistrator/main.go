@@ -1,0 +1,123 @@
+// Command fakeregistrator writes services into etcd as the registrator of a host would, for demos and test environments, until
+// it is ended. As the real one's, its keys stay then, or expire with their TTL.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/meltwater/proxymatic/testenv/fakeregistrator"
+)
+
+// retry is how long it waits for etcd before it tries again.
+const retry = 2 * time.Second
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	r, containers, err := configure(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	run(ctx, r, containers)
+}
+
+// configure reads the command line.
+func configure(args []string) (*fakeregistrator.Registrator, []fakeregistrator.Container, error) {
+	r := &fakeregistrator.Registrator{Failed: func(err error) { fmt.Fprintln(os.Stderr, err) }}
+	var containers []fakeregistrator.Container
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, nil, err
+	}
+	flags := flag.NewFlagSet("fakeregistrator", flag.ContinueOnError)
+	etcd := flags.String("etcd", "etcd3://127.0.0.1:2379/services", "`URL` of etcd: etcd2:// (what upstream's registrator writes) or etcd3:// (its fork), host:port[,host:port...], prefix")
+	flags.StringVar(&r.Host, "host", host, "`name` of the host")
+	flags.DurationVar(&r.TTL, "ttl", 0, "life of keys that are not refreshed, such as 30s; 0: for ever")
+	flags.DurationVar(&r.Refresh, "ttl-refresh", 0, "how often keys are refreshed")
+	flags.DurationVar(&r.Resync, "resync", 0, "how often all keys are written again")
+	flags.BoolVar(&r.Cleanup, "cleanup", false, "remove what is left of this host's containers of an earlier run (etcd3 only)")
+	flags.Func("service", "`name[:exposed]=ip:port[/udp]` of a container; exposed is its own port, port where it is not given. Repeatable", func(s string) error {
+		c, err := parseService(s, len(containers)+1)
+		containers = append(containers, c)
+		return err
+	})
+	flags.SetOutput(io.Discard) // main prints the error
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			flags.SetOutput(os.Stdout)
+			flags.PrintDefaults()
+		}
+		return nil, nil, err
+	}
+	if flags.NArg() > 0 {
+		return nil, nil, fmt.Errorf("%q is no flag", flags.Arg(0))
+	}
+	if (r.TTL == 0) != (r.Refresh == 0) || r.TTL > 0 && r.TTL <= r.Refresh {
+		return nil, nil, fmt.Errorf("-ttl %s and -ttl-refresh %s: want both or none, and -ttl the longer one", r.TTL, r.Refresh)
+	}
+	r.Store, r.Prefix, err = fakeregistrator.Open(*etcd)
+	return r, containers, err
+}
+
+// unfit are the characters that Docker has in no container's name.
+var unfit = regexp.MustCompile(`[^a-zA-Z0-9_.-]`)
+
+// parseService reads name[:exposed]=ip:port[/udp]. The container is named for the service and number.
+func parseService(s string, number int) (fakeregistrator.Container, error) {
+	left, addr, found := strings.Cut(s, "=")
+	addr, udp := strings.CutSuffix(addr, "/udp")
+	addr = strings.TrimSuffix(addr, "/tcp")
+	_, exposed, err := net.SplitHostPort(addr)
+	if !found || err != nil {
+		return fakeregistrator.Container{}, fmt.Errorf("want name[:exposed]=ip:port[/udp]")
+	}
+	name, given, found := strings.Cut(left, ":")
+	if found {
+		exposed = given
+	}
+	port, err := strconv.ParseUint(exposed, 10, 16)
+	if err != nil || port == 0 || name == "" {
+		return fakeregistrator.Container{}, fmt.Errorf("want a name and a port of 1 to 65535, not %q and %q", name, exposed)
+	}
+	return fakeregistrator.Container{
+		Name:  fmt.Sprintf("c%d-%s", number, unfit.ReplaceAllString(name, "_")),
+		Env:   map[string]string{"SERVICE_NAME": name},
+		Ports: []fakeregistrator.Port{{Exposed: uint16(port), UDP: udp, Addr: addr}},
+	}, nil
+}
+
+// run writes the keys, as soon as etcd takes them, and refreshes them until ctx ends.
+func run(ctx context.Context, r *fakeregistrator.Registrator, containers []fakeregistrator.Container) {
+	r.Crash() // it starts when its containers run already
+	for _, c := range containers {
+		if err := r.Add(ctx, c); err != nil {
+			r.Failed(err)
+		}
+	}
+	for err := r.Restart(ctx); err != nil; err = r.Restart(ctx) {
+		r.Failed(err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retry):
+		}
+	}
+	fmt.Printf("%d services of %s written\n", len(containers), r.Host)
+	_ = r.Run(ctx) // ends with ctx
+}
