@@ -16,25 +16,25 @@ SERVICES    ?= 100
 TESTFLAGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test e2e bench fuzz lint clean go haproxy gcc
+.PHONY: help demo build test e2e bench fuzz lint clean go haproxy pen etcd gcc
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: build haproxy ## show it at work: a fake Marathon, a real HAProxy, services that come, scale and go
+demo: build haproxy pen ## show it at work: a fake Marathon, a real HAProxy, services that come, scale and go
 	go run ./testenv/demo --binary bin/proxymatic
 
 build: go ## build bin/proxymatic
 	CGO_ENABLED=0 go build -buildvcs=auto -trimpath -o bin/proxymatic ./cmd/proxymatic
 
-test: go gcc haproxy ## unit tests, and those of the drivers with real HAProxy, with the race detector
+test: go gcc haproxy pen etcd ## unit tests, and those with real HAProxy, pen and etcd, with the race detector
 	go test -race $(TESTFLAGS) -skip '$(STORIES)Real' $$(go list ./... | grep -Ev '$(SLOW)')
 	go test $(TESTFLAGS) -v -run '$(STORIES)' ./runtime/haproxy | $(BRIEF)
 
-e2e: go haproxy ## end-to-end tests: the real binary with real HAProxy under load
+e2e: go haproxy pen ## end-to-end tests: the real binary with real HAProxy and pen under load
 	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
 
-bench: go haproxy ## measure how fast changes are served, with SERVICES (100, or 1000) services
+bench: go haproxy pen ## measure how fast changes are served, with SERVICES (100, or 1000) services
 	go test -run '^$$' -bench . $(TESTFLAGS) ./runtime/haproxy
 	go test -run '^$$' -bench './services=$(SERVICES)$$' -benchtime 1x -timeout 60m $(TESTFLAGS) ./testenv/bench
 
@@ -59,6 +59,12 @@ go:
 
 haproxy:
 	@$(call need,haproxy,haproxy)
+
+pen: # without the packages that it recommends: a GeoIP database would cost 10 MB of memory a process
+	@$(call need,pen,pen)
+
+etcd:
+	@$(call need,etcd,etcd-server)
 
 gcc: # for the race detector
 	@$(call need,gcc,gcc libc6-dev)

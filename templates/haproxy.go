@@ -1,14 +1,9 @@
-// Package templates has the configuration templates that are built in, and the data that a template is given.
 package templates
 
 import (
-	"bytes"
 	_ "embed"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"regexp"
 	"text/template"
 )
 
@@ -65,32 +60,15 @@ type HAProxyServer struct {
 	Check   bool   // HAProxy should look after the server's health, since its source does not
 }
 
-// ErrMako marks a template that is written for the Python original.
-var ErrMako = errors.New("this is a Mako template of the Python version; proxymatic needs a Go text/template " +
-	"(see \"Templates\" in the README for the variables' new names)")
-
-var makoSyntax = regexp.MustCompile(`(?m)^\s*%\s*(for|if|endfor|endif|while)\b|\$\{|<%`)
-
 // ParseHAProxy reads the template at path, or the built-in one when path is empty. Errors name the file and the line.
 func ParseHAProxy(path string) (*template.Template, error) {
-	name, text := "haproxy.cfg.tpl (built in)", haproxyText
-	if path != "" {
-		raw, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("read template: %w", err)
-		}
-		name, text = path, string(raw)
-	}
-	if makoSyntax.MatchString(text) && !bytes.Contains([]byte(text), []byte("{{")) {
-		return nil, fmt.Errorf("template %s: %w", name, ErrMako)
-	}
-	t, err := template.New(name).Option("missingkey=error").Parse(text)
+	t, err := parse(path, "haproxy.cfg.tpl (built in)", haproxyText)
 	if err != nil {
-		return nil, fmt.Errorf("parse template: %w", err)
+		return nil, err
 	}
 	if t.Lookup("service") == nil {
 		return nil, fmt.Errorf(`template %s: it defines no "service"; put the part that repeats for each service between `+
-			`{{define "service"}} and {{end}}, and {{range .Services}}{{template "service" .}}{{end}} where it belongs`, name)
+			`{{define "service"}} and {{end}}, and {{range .Services}}{{template "service" .}}{{end}} where it belongs`, t.Name())
 	}
 	if err := t.Execute(io.Discard, HAProxy{}); err != nil {
 		return nil, fmt.Errorf("try template: %w", err)

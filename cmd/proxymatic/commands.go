@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"sync"
 
+	"github.com/meltwater/proxymatic/pen"
 	"github.com/meltwater/proxymatic/runtime/haproxy"
 	"github.com/meltwater/proxymatic/runtime/policy"
 	"github.com/meltwater/proxymatic/runtime/reconcile"
@@ -112,6 +112,9 @@ func (p program) problems(problems []catalog.Problem) {
 
 // render prints the file that would be written. A source that cannot be read is an error: the file would lack its part.
 func (p program) render(ctx context.Context, c Config) (int, error) {
+	if !c.HAProxy {
+		return exitError, errors.New("without --haproxy no haproxy.cfg is written: all services go to pen")
+	}
 	driver, err := c.haproxy()
 	if err != nil {
 		return exitError, err
@@ -134,17 +137,22 @@ func (p program) validate(ctx context.Context, c Config) (int, error) {
 	if _, err := c.sources(); err != nil {
 		return exitError, err
 	}
-	driver, err := c.haproxy()
-	if err != nil {
+	if _, err := c.pen(); err != nil {
 		return exitError, err
 	}
-	if err := driver.Check(ctx); err != nil {
-		return exitError, err
+	if c.HAProxy {
+		driver, err := c.haproxy()
+		if err == nil {
+			err = driver.Check(ctx)
+		}
+		if err != nil {
+			return exitError, err
+		}
 	}
 	if !c.hasSource() {
 		fmt.Fprintf(p.stderr, "proxymatic: note: %v before a run\n", errNoSource)
 	}
-	_, err = fmt.Fprintln(p.stdout, "configuration is valid")
+	_, err := fmt.Fprintln(p.stdout, "configuration is valid")
 	return exitOK, err
 }
 
@@ -172,7 +180,7 @@ type versions struct {
 func (p program) version(ctx context.Context, c Config) (int, error) {
 	v := buildInfo()
 	v.HAProxy = haproxy.Version(ctx)
-	v.Pen, _ = exec.LookPath("pen")
+	v.Pen = pen.Installed()
 	if c.Output == formatJSON {
 		return exitOK, p.json(v)
 	}

@@ -50,11 +50,11 @@ func call(t *testing.T, args ...string) result {
 	return result{code, stdout.String(), stderr.String()}
 }
 
-const listed = "8200/tcp api mode=tcp source=file\n" +
+const listed = "53/udp dns mode=tcp source=file\n" +
+	"8200/tcp api mode=tcp source=file\n" +
 	"8300/tcp web mode=http source=file\n  10.0.0.1:31000 check\n  10.0.0.2:31000 weight=7 check\n"
 
-const complaints = "problem: policy: dns 53/udp: left out: UDP services need pen, which is not built yet in this version\n" +
-	"problem: policy: mine 9090/tcp: left out: proxymatic itself listens on port 9090/tcp; give --status-endpoint another port to free it\n" +
+const complaints = "problem: policy: mine 9090/tcp: left out: proxymatic itself listens on port 9090/tcp; give --status-endpoint another port to free it\n" +
 	"problem: file: services[4]: port 0: want 1 to 65535\n"
 
 func TestServices(t *testing.T) {
@@ -74,9 +74,9 @@ func TestServicesPrintsTheOthersWhenASourceFails(t *testing.T) {
 	}
 	got = call(t, append(args, "--output=json")...)
 	var out status.ServicesJSON
-	if err := json.Unmarshal([]byte(got.stdout), &out); err != nil || got.code != 1 || len(out.Services) != 2 || len(out.Problems) != 4 ||
-		out.Problems[3].Source != "marathon" || !strings.Contains(got.stderr, "source marathon") {
-		t.Errorf("JSON: got %+v (%v), want 2 services, 4 problems with marathon's last, and 1", got, err)
+	if err := json.Unmarshal([]byte(got.stdout), &out); err != nil || got.code != 1 || len(out.Services) != 3 || len(out.Problems) != 3 ||
+		out.Problems[2].Source != "marathon" || !strings.Contains(got.stderr, "source marathon") {
+		t.Errorf("JSON: got %+v (%v), want 3 services, 3 problems with marathon's last, and 1", got, err)
 	}
 }
 
@@ -124,8 +124,8 @@ func TestUsageAndConfigurationErrors(t *testing.T) {
 		{[]string{"plan", "--timeout=0"}, `proxymatic: --timeout (from the command line): "0": want more than 0`},
 		{[]string{"--haproxy", "-r", "etcd://x"}, "proxymatic: --registrator: reading registrator is not built yet in this version; remove it and use --marathon or --services-file"},
 		{[]string{"plan", "--haproxy", "-m=http://x", "-c=http://x"}, "proxymatic: --marathon-callback: listening for callbacks is not built yet in this version; remove it, Marathon's event stream is followed without it"},
-		{[]string{"services", "--services-file", services}, "proxymatic: without --haproxy, services need pen, which is not built yet in this version; add --haproxy"},
-		{[]string{"validate"}, "proxymatic: without --haproxy, services need pen, which is not built yet in this version; add --haproxy"},
+		{[]string{"render", "--services-file", services}, "proxymatic: without --haproxy no haproxy.cfg is written: all services go to pen"},
+		{[]string{"validate", "--pen-template=/nonexistent/t"}, "proxymatic: --pen-template: read template: open /nonexistent/t: no such file or directory"},
 		{[]string{"validate", "--haproxy", "--haproxy-template=/nonexistent/t"}, "proxymatic: --haproxy-template: read template: open /nonexistent/t: no such file or directory"},
 		{[]string{"healthcheck", "--status-endpoint="}, "proxymatic: --status-endpoint is empty, so there is nobody to ask"},
 	} {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/meltwater/proxymatic/runtime/haproxy"
 	"github.com/meltwater/proxymatic/runtime/reconcile"
 	"github.com/meltwater/proxymatic/runtime/status"
 )
@@ -59,7 +58,7 @@ type instance struct {
 	config  Config
 	log     *slog.Logger
 	sources []reconcile.Source
-	driver  *haproxy.Driver
+	drivers []driver
 	loop    *reconcile.Loop
 	status  *status.Server // nil without an endpoint
 }
@@ -72,14 +71,14 @@ func newInstance(c Config, stderr io.Writer, old *instance) (*instance, error) {
 		return nil, err
 	}
 	old.keep(c, sources)
-	driver, err := c.haproxy()
+	drivers, err := c.drivers()
 	if err != nil {
 		return nil, err
 	}
-	i := &instance{config: c, log: c.logger(stderr), sources: sources, driver: driver}
+	i := &instance{config: c, log: c.logger(stderr), sources: sources, drivers: drivers}
 	i.loop = reconcile.New(reconcile.Config{
 		Sources: sources,
-		Drivers: []reconcile.Driver{driver},
+		Drivers: loopDrivers(drivers),
 		Policy:  c.policy(),
 		Resync:  c.RefreshInterval,
 		Log:     i.log,
@@ -126,6 +125,17 @@ func (i *instance) start() (end func(terminating bool, last func() error) error)
 		serving.Wait()
 		return err
 	}
+}
+
+// close ends the proxies' part, at the same time.
+func (i *instance) close(ctx context.Context, drain bool) error {
+	errs := make([]error, len(i.drivers))
+	var group sync.WaitGroup
+	for n, d := range i.drivers {
+		group.Go(func() { errs[n] = d.Close(ctx, drain) })
+	}
+	group.Wait()
+	return errors.Join(errs...)
 }
 
 // runner reacts to signals.
@@ -222,7 +232,7 @@ func (r *runner) finish(last *instance, end func(bool, func() error) error, drai
 		ended <- end(true, func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), last.config.Drain+closeGrace)
 			defer cancel()
-			return last.driver.Close(ctx, drain)
+			return last.close(ctx, drain)
 		})
 	}()
 	for {

@@ -2,12 +2,14 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/url"
 
+	"github.com/meltwater/proxymatic/pen"
 	"github.com/meltwater/proxymatic/runtime/haproxy"
 	"github.com/meltwater/proxymatic/runtime/policy"
 	"github.com/meltwater/proxymatic/runtime/reconcile"
@@ -42,7 +44,7 @@ func (c Config) sourceSettings() map[string]any {
 }
 
 func (c Config) policy() policy.Policy {
-	return policy.Policy{ExposeHost: c.ExposeHost, Check: c.HAProxyCheck, Reserved: c.reserved(), Unserved: unserved()}
+	return policy.Policy{ExposeHost: c.ExposeHost, Check: c.HAProxyCheck, Reserved: c.reserved()}
 }
 
 // reserved gives the ports that proxymatic itself listens on, and the flag that moves each.
@@ -62,6 +64,51 @@ func reserve(own map[catalog.Key]string, port, flag string) {
 	if n, err := listenPort(port); err == nil {
 		own[catalog.Key{Port: n, Proto: catalog.TCP}] = flag
 	}
+}
+
+// driver makes one kind of proxy offer services, which goes on without us or ends with us.
+type driver interface {
+	reconcile.Driver
+	// Close ends the driver's part when proxymatic exits. With drain the proxy ends too, when its connections have.
+	Close(ctx context.Context, drain bool) error
+}
+
+// drivers gives the drivers. They share the services out among themselves: HAProxy has the TCP services where it is wanted,
+// and pen has all others.
+func (c Config) drivers() ([]driver, error) {
+	p, err := c.pen()
+	if err != nil || !c.HAProxy {
+		return []driver{p}, err
+	}
+	h, err := c.haproxy()
+	return []driver{h, p}, err
+}
+
+// loopDrivers gives them as the loop sees them.
+func loopDrivers(all []driver) []reconcile.Driver {
+	out := make([]reconcile.Driver, len(all))
+	for i, d := range all {
+		out[i] = d
+	}
+	return out
+}
+
+// pen gives the pen driver. The error names a template that cannot be used.
+func (c Config) pen() (*pen.Driver, error) {
+	driver, err := pen.New(pen.Config{
+		TemplateFile: c.PenTemplate,
+		Servers:      c.PenServers,
+		Clients:      c.PenClients,
+		User:         c.PenUser,
+		RunDir:       c.RunDir,
+		BindAddress:  c.BindAddress,
+		TCP:          !c.HAProxy,
+		Drain:        c.Drain,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--pen-template: %w", err)
+	}
+	return driver, nil
 }
 
 // haproxy gives the HAProxy driver. The error names a template that cannot be used.

@@ -1,7 +1,6 @@
 package haproxy
 
 import (
-	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -9,26 +8,9 @@ import (
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
-// maxTitle bounds the part of a listen name that comes from outside, so that `show stat` stays readable.
-const maxTitle = 60
-
 // listenName gives the name of a service's proxy: what an operator recognises, and its port, which makes it unique.
-// HAProxy allows letters, digits, '-', '_', '.' and ':' in names; everything else becomes '_'.
 func listenName(s catalog.Service) string {
-	title := strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
-			return r
-		}
-		return '_'
-	}, s.Name)
-	if len(title) > maxTitle {
-		title = title[:maxTitle]
-	}
-	if title == "" {
-		title = "service"
-	}
-	return title + "-" + strconv.Itoa(int(s.Port))
+	return catalog.CleanName(s.Name) + "-" + strconv.Itoa(int(s.Port))
 }
 
 // serverName gives a server's identity in HAProxy: its address (IPv6 without brackets, which HAProxy refuses in names)
@@ -75,4 +57,4 @@ func bindAddresses(arg string) []netip.AddrPort {
 }
 
 // title names a service in logs, problems and plans.
-func title(name string, key catalog.Key) string { return fmt.Sprintf("%s %s", name, key) }
+func title(name string, key catalog.Key) string { return catalog.Service{Name: name, Key: key}.Title() }

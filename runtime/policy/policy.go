@@ -25,7 +25,6 @@ type Policy struct {
 	ExposeHost bool                     // offer services whose tasks already listen on the service port of their host
 	Check      CheckMode                // overrides Server.Check
 	Reserved   map[catalog.Key]string   // ports that proxymatic itself listens on -> the flag that moves them, such as "--status-endpoint"
-	Unserved   map[catalog.Proto]string // transports that no proxy of this host serves -> why
 }
 
 // Decision is what this host should offer, and what was left out.
@@ -114,9 +113,6 @@ func problem(s catalog.Service, reason string) catalog.Problem {
 func (p Policy) refuse(s catalog.Service) string {
 	if flag, own := p.Reserved[s.Key]; own {
 		return fmt.Sprintf("left out: proxymatic itself listens on port %s; give %s another port to free it", s.Key, flag)
-	}
-	if why, none := p.Unserved[s.Proto]; none {
-		return "left out: " + why
 	}
 	if p.ExposeHost {
 		return ""

@@ -102,9 +102,6 @@ func TestDecide(t *testing.T) {
 			[]catalog.Snapshot{snapshot("file", 100, service(9090, "a"), udp(9090, "u"))},
 			"9090/udp u mode=tcp source=s\n" +
 				"! policy: a 9090/tcp: left out: proxymatic itself listens on port 9090/tcp; give --status-endpoint another port to free it\n"},
-		{"a transport without a proxy is left out", Policy{Unserved: map[catalog.Proto]string{catalog.UDP: "no udp here"}},
-			[]catalog.Snapshot{snapshot("file", 100, service(53, "t"), udp(53, "u"))},
-			"53/tcp t mode=tcp source=s\n! policy: u 53/udp: left out: no udp here\n"},
 		{"checks are the source's choice", Policy{Check: CheckAuto},
 			[]catalog.Snapshot{snapshot("file", 100, service(1, "a", server("10.0.0.1:1"), checked("10.0.0.2:1")))},
 			"1/tcp a mode=tcp source=s\n  10.0.0.1:1\n  10.0.0.2:1 check\n"},

@@ -25,7 +25,7 @@ const (
 // Config is what a Loop works with. Log must not be nil.
 type Config struct {
 	Sources []Source
-	Drivers []Driver // applied one after another, in this order
+	Drivers []Driver // applied at the same time, reported in this order
 	Policy  policy.Policy
 	Resync  time.Duration // how often drivers observe everything, give or take a tenth; 0 means 60 s
 	Log     *slog.Logger

@@ -153,6 +153,20 @@ func TestAFailingDriverIsRetriedAndDoesNotStopTheOther(t *testing.T) {
 	})
 }
 
+func TestASlowDriverDoesNotDelayTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source, slow, quick := newSource("marathon"), newDriver("haproxy"), newDriver("pen")
+		slow.takes = 10 * time.Second
+		r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{slow, quick}})
+		source.say <- read(service("web", 80, 1))
+		synctest.Wait()
+		quick.serves(t, "map[web 80/tcp:[10.0.0.1:31000]]")
+		time.Sleep(11 * time.Second)
+		slow.serves(t, "map[web 80/tcp:[10.0.0.1:31000]]")
+		r.stop()
+	})
+}
+
 // within checks that the pauses begin at least, double, and end at most.
 func within(t *testing.T, at []time.Duration, least, most time.Duration) {
 	t.Helper()

@@ -25,7 +25,7 @@ type Pass struct {
 	Want     []catalog.Service // what this host should offer, in canonical order
 	Problems []catalog.Problem // of sources, policy and drivers, sorted, each once
 	Sources  []SourceState     // in the order of the configuration
-	Drivers  []DriverState     // in the order in which they are applied
+	Drivers  []DriverState     // in the order of Config.Drivers
 
 	Passes  int             // made since the start
 	Took    time.Duration   // the last of them

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -20,7 +21,7 @@ type driver struct {
 	retryAt  time.Time // when a failed pass is tried again; zero when it did not fail
 }
 
-// work makes one pass: decide, let every driver apply it, publish. Before the first pass every source must have spoken;
+// work makes one pass: decide, let the drivers apply it, publish. Before the first pass every source must have spoken;
 // one that the configuration got later keeps nothing waiting, for what is served does not come from it.
 func (l *Loop) work(ctx context.Context) {
 	began := time.Now()
@@ -31,12 +32,7 @@ func (l *Loop) work(ctx context.Context) {
 	if len(silent) == 0 || l.history.passes > 0 {
 		l.warnAt = time.Time{}
 		l.decision = l.cfg.Policy.Decide(l.snapshots())
-		for i := range l.drivers {
-			if ctx.Err() != nil {
-				break // stopping: an untouched driver is better than an interrupted one
-			}
-			l.apply(ctx, &l.drivers[i])
-		}
+		l.apply(ctx)
 		l.history.passes++
 		l.history.took = time.Since(began)
 	}
@@ -45,13 +41,29 @@ func (l *Loop) work(ctx context.Context) {
 	l.latest.Store(pass)
 }
 
-// apply lets one driver apply the decision, and keeps and logs what came of it. A failure costs only this driver.
-func (l *Loop) apply(ctx context.Context, d *driver) {
+// apply lets the drivers apply the decision at the same time: one that must wait for its proxy costs the others nothing. Then it
+// keeps and logs what came of it.
+func (l *Loop) apply(ctx context.Context) {
+	if ctx.Err() != nil {
+		return // stopping: untouched drivers are better than interrupted ones
+	}
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyLimit)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) }) // what has begun, a reload say, is finished
-	report, err := d.Apply(limited, l.decision.Want)
-	stop()
-	cancel()
+	defer stop()
+	reports, errs := make([]catalog.Report, len(l.drivers)), make([]error, len(l.drivers))
+	var group sync.WaitGroup
+	for i, d := range l.drivers {
+		group.Go(func() { reports[i], errs[i] = d.Apply(limited, l.decision.Want) })
+	}
+	group.Wait()
+	for i := range l.drivers {
+		l.keepReport(ctx, &l.drivers[i], reports[i], errs[i])
+	}
+}
+
+// keepReport keeps and logs what a driver did.
+func (l *Loop) keepReport(ctx context.Context, d *driver, report catalog.Report, err error) {
 	now := time.Now()
 	l.history.add(now, d.state.Name, report)
 	logReport(l.cfg.Log, d.state.Name, report)

@@ -86,6 +86,28 @@ type Service struct {
 	Servers  []Server // in canonical order after Sort, without two of one address
 }
 
+// Title names the service in logs, problems and plans, such as "web 8300/tcp".
+func (s Service) Title() string { return s.Name + " " + s.Key.String() }
+
+// maxName bounds what a name from outside may take of a line or a table.
+const maxName = 60
+
+// CleanName gives what an operator recognises of a service's name, made of letters, digits, '-', '_' and '.' alone: it cannot
+// change the structure of a file that it is written into. It is never empty, and not unique.
+func CleanName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
+			return r
+		}
+		return '_'
+	}, name)
+	if name == "" {
+		return "service"
+	}
+	return name[:min(len(name), maxName)]
+}
+
 // Server is one place where a service's task runs.
 type Server struct {
 	Addr    netip.AddrPort

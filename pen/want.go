@@ -1,0 +1,52 @@
+package pen
+
+import (
+	"fmt"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// wanted puts into the view how each service should be served, and what stands in the way of that.
+func (d *Driver) wanted(services []catalog.Service, v *view) {
+	v.want = make(map[catalog.Key]*wanted, len(services))
+	if len(services) == 0 {
+		return
+	}
+	refused := ""
+	user, err := findIdentity(d.config.User)
+	if err != nil {
+		refused = err.Error()
+	}
+	flows, few, err := fitFlows(d.config.Clients)
+	if err != nil {
+		refused = err.Error()
+	}
+	if err := d.files.checkPaths(); err != nil {
+		refused = err.Error()
+	}
+	d.user = user
+	v.note("--pen-user", user.problem)
+	v.note("--pen-clients", few)
+	for _, s := range services {
+		w := &wanted{service: s, uid: user.uid, limit: d.config.Servers, refused: refused}
+		w.command = command{key: s.Key, bind: d.config.BindAddress, flows: flows, clients: d.config.Clients, asRoot: user.uid == 0}
+		if w.command.options, err = d.render.options(s); err != nil {
+			w.refused = err.Error()
+		}
+		if s.Proto == catalog.UDP && !d.config.BindAddress.Is4() {
+			w.refused = fmt.Sprintf("pen loses UDP on an IPv6 address such as %s; give --bind-address an IPv4 address", d.config.BindAddress)
+		}
+		v.want[s.Key] = w
+		v.note(s.Title(), w.refused)
+		if n := len(s.Servers); n > w.limit {
+			v.note(s.Title(), fmt.Sprintf("%d of its %d servers are used: --pen-servers is %d; raise it", w.limit, n, w.limit))
+		}
+	}
+}
+
+// note adds a problem unless there is none.
+func (v *view) note(subject, reason string) {
+	if reason != "" {
+		v.problems = append(v.problems, catalog.Problem{Source: Name, Subject: subject, Reason: reason})
+	}
+}
