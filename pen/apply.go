@@ -115,7 +115,7 @@ func (d *Driver) act(ctx context.Context, u unit) (process, error) {
 	case start, replace:
 		return d.begin(ctx, u)
 	case update:
-		if err := d.tell(ctx, u, u.have.process, u.have.table.size); err != nil {
+		if err := d.tell(ctx, u); err != nil {
 			return process{}, err
 		}
 	case nothing:
@@ -142,7 +142,7 @@ func (d *Driver) begin(ctx context.Context, u unit) (process, error) {
 	if err := d.files.prepare(d.user); err != nil {
 		return process{}, err
 	}
-	text, err := d.render.text(u.want.service, c.options, u.plan.next, 0)
+	text, err := d.render.text(u.want.service, c.options, u.plan.next, table{})
 	if err != nil {
 		return process{}, err
 	}
@@ -169,8 +169,9 @@ func (d *Driver) begin(ctx context.Context, u unit) (process, error) {
 }
 
 // tell gives a running pen its servers.
-func (d *Driver) tell(ctx context.Context, u unit, p process, size int) error {
-	text, err := d.render.text(u.want.service, u.want.command.options, u.plan.next, size)
+func (d *Driver) tell(ctx context.Context, u unit) error {
+	p := u.have.process
+	text, err := d.render.text(u.want.service, u.want.command.options, u.plan.next, u.have.table)
 	if err != nil {
 		return err
 	}

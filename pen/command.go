@@ -60,8 +60,7 @@ func (f files) readConfig(path string) (key catalog.Key, id string, ok bool) {
 type command struct {
 	key     catalog.Key
 	bind    netip.Addr
-	flows   int      // connections or UDP flows at a time (-x)
-	clients int      // clients that are remembered (-c)
+	flows   int      // connections or UDP flows at a time
 	asRoot  bool     // pen must stay root, and opens no control socket unless it is told so
 	options []string // of its configuration
 }
@@ -74,7 +73,7 @@ func (c command) words() []string {
 	if c.key.Proto == catalog.TCP {
 		words = []string{"-f", "-P", "-r", "-O", "pending_max 1000000", "-t", "2", "-b", "5"}
 	}
-	words = append(words, "-x", strconv.Itoa(c.flows), "-c", strconv.Itoa(c.clients))
+	words = append(words, "-x", strconv.Itoa(c.flows), "-c", "256") // with -r clients (-c) are only counted: 8192 would cost 1.3 MB
 	if c.asRoot {
 		words = append(words, "-u", "root")
 	}

@@ -32,10 +32,10 @@ func (r renderer) options(s catalog.Service) ([]string, error) {
 	return optionLines(lines), nil
 }
 
-// text gives the whole configuration for a table of servers. size is how many slots the running pen has: those that are empty
-// now are told so.
-func (r renderer) text(s catalog.Service, options []string, table slots, size int) (string, error) {
-	lines, err := r.lines(s, table)
+// text gives the whole configuration for a table of servers, which follows the one that the running pen has: slots that are empty
+// now are told so, and a slot that was filled anew is not left out for what its former server did.
+func (r renderer) text(s catalog.Service, options []string, next slots, have table) (string, error) {
+	lines, err := r.lines(s, next)
 	if err != nil {
 		return "", err
 	}
@@ -43,8 +43,8 @@ func (r renderer) text(s catalog.Service, options []string, table slots, size in
 		return "", fmt.Errorf("template %s: the options (%q) depend on the servers; make them depend on other fields", r.template.Name(), got)
 	}
 	missing := map[string]bool{}
-	for i := range table {
-		missing[serverLine(i, table)] = true
+	for i := range next {
+		missing[serverLine(i, next)] = true
 	}
 	for n, line := range lines {
 		if line.kind == server && !missing[line.text] {
@@ -60,9 +60,12 @@ func (r renderer) text(s catalog.Service, options []string, table slots, size in
 		b.WriteString(line.text + "\n")
 	}
 	b.WriteString(slotZero)
-	for i := 1; i < size; i++ {
-		if !table[i].IsValid() {
+	for i := 1; i < have.size; i++ {
+		switch {
+		case !next[i].IsValid():
 			fmt.Fprintf(&b, "server %d address 0.0.0.0 port 0\n", i)
+		case next[i] != have.slots[i]:
+			fmt.Fprintf(&b, "server %d blacklist 0\n", i)
 		}
 	}
 	return b.String(), nil

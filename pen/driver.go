@@ -25,7 +25,7 @@ const parallel = 16
 type Config struct {
 	TemplateFile string        // of pen's configuration; empty is the built-in one
 	Servers      int           // most servers of a service that are used
-	Clients      int           // most connections or UDP flows of a service at a time, and clients that are remembered
+	Clients      int           // most connections or UDP flows of a service at a time
 	User         string        // as whom pen runs
 	RunDir       string        // for configurations, sockets and logs; must exist before Apply
 	BindAddress  netip.Addr    // where services listen
@@ -81,7 +81,7 @@ func (d *Driver) tryTemplate() error {
 		if err != nil {
 			return err
 		}
-		if _, err := d.render.text(s, options, slots{1: addr, 2: addr}, 0); err != nil {
+		if _, err := d.render.text(s, options, slots{1: addr, 2: addr}, table{}); err != nil {
 			return err
 		}
 	}

@@ -348,7 +348,7 @@ func TestRealStraysAreEnded(t *testing.T) {
 	if other.user, err = findIdentity(r.config.User); err != nil {
 		t.Fatal(err)
 	}
-	w := wanted{service: s, command: command{key: s.Key, bind: r.config.BindAddress, flows: 99, clients: 99}}
+	w := wanted{service: s, command: command{key: s.Key, bind: r.config.BindAddress, flows: 99}}
 	stray, err := other.start(t.Context(), w.command)
 	if err != nil {
 		t.Fatal(err)

@@ -29,7 +29,7 @@ func (d *Driver) wanted(services []catalog.Service, v *view) {
 	v.note("--pen-clients", few)
 	for _, s := range services {
 		w := &wanted{service: s, uid: user.uid, limit: d.config.Servers, refused: refused}
-		w.command = command{key: s.Key, bind: d.config.BindAddress, flows: flows, clients: d.config.Clients, asRoot: user.uid == 0}
+		w.command = command{key: s.Key, bind: d.config.BindAddress, flows: flows, asRoot: user.uid == 0}
 		if w.command.options, err = d.render.options(s); err != nil {
 			w.refused = err.Error()
 		}
