@@ -7,10 +7,11 @@ RUN CGO_ENABLED=0 go build -trimpath -o /proxymatic ./cmd/proxymatic
 
 FROM debian:bookworm-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends haproxy tini \
+    && apt-get install -y --no-install-recommends haproxy pen tini \
+    && useradd --system --no-create-home --shell /usr/sbin/nologin pen \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /proxymatic /usr/local/bin/proxymatic
-# HAProxy lives and ends with the container, so its connections are given time when that stops.
+# The proxies live and end with the container, so their connections are given time when that stops.
 ENV HAPROXY=true HAPROXY_START=managed HAPROXY_RELOAD=managed ON_EXIT=drain
 LABEL org.opencontainers.image.title="proxymatic" \
       org.opencontainers.image.description="Keeps the proxies of a host in step with the services of its cluster" \

@@ -124,6 +124,7 @@ func TestUsageAndConfigurationErrors(t *testing.T) {
 		{[]string{"plan", "--timeout=0"}, `proxymatic: --timeout (from the command line): "0": want more than 0`},
 		{[]string{"--haproxy", "-r", "etcd://x"}, "proxymatic: --registrator: reading registrator is not built yet in this version; remove it and use --marathon or --services-file"},
 		{[]string{"plan", "--haproxy", "-m=http://x", "-c=http://x"}, "proxymatic: --marathon-callback: listening for callbacks is not built yet in this version; remove it, Marathon's event stream is followed without it"},
+		{[]string{"plan", "--pen-servers=1001"}, `proxymatic: --pen-servers (from the command line): 1001: want at most 1000`},
 		{[]string{"render", "--services-file", services}, "proxymatic: without --haproxy no haproxy.cfg is written: all services go to pen"},
 		{[]string{"validate", "--pen-template=/nonexistent/t"}, "proxymatic: --pen-template: read template: open /nonexistent/t: no such file or directory"},
 		{[]string{"validate", "--haproxy", "--haproxy-template=/nonexistent/t"}, "proxymatic: --haproxy-template: read template: open /nonexistent/t: no such file or directory"},

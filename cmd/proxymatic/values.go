@@ -112,6 +112,17 @@ func count(raw any) (int, error) {
 	return int(n), nil
 }
 
+// upTo reads a whole number from 1 to most.
+func upTo(most int) func(any) (int, error) {
+	return func(raw any) (int, error) {
+		n, err := count(raw)
+		if err == nil && n > most {
+			err = fmt.Errorf("%d: want at most %d", n, most)
+		}
+		return n, err
+	}
+}
+
 // oneOf reads one of a few words.
 func oneOf[T ~string](choices ...T) func(any) (T, error) {
 	return func(raw any) (T, error) {
