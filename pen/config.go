@@ -125,7 +125,7 @@ func readLine(text string) (line, bool) {
 		return line{}, false
 	}
 	if len(words) == 0 || strings.HasPrefix(words[0], "#") {
-		return line{comment, unprintable.ReplaceAllString(text, "?")}, true
+		return line{comment, unprintable.ReplaceAllString(strings.TrimSpace(text), "?")}, true
 	}
 	l := line{option, strings.Join(words, " ")}
 	if words[0] == "server" {
