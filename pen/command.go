@@ -31,6 +31,9 @@ func (f files) socket(key catalog.Key, id string) string {
 	return filepath.Join(f.own(), fileName(key)+"-"+id+".sock")
 }
 
+// sink is where pen sends the clients of a TCP service when no server takes them.
+func (f files) sink() string { return filepath.Join(f.dir(), "none.sock") }
+
 func (f files) log(key catalog.Key) string { return filepath.Join(f.dir(), fileName(key)+".log") }
 
 // statistics is where pen lists its flows, commands where it is told which to close.
@@ -88,7 +91,11 @@ func (c command) id() string {
 
 // args gives all arguments.
 func (c command) args(f files) []string {
-	return append(c.words(), "-C", f.socket(c.key, c.id()), "-F", f.config(c.key, c.id()), c.listen())
+	words := c.words()
+	if c.key.Proto == catalog.TCP {
+		words = append(words, "-e", f.sink())
+	}
+	return append(words, "-C", f.socket(c.key, c.id()), "-F", f.config(c.key, c.id()), c.listen())
 }
 
 // listen is pen's way to write an address: IPv6 without brackets, with which it crashes.
@@ -103,8 +110,8 @@ func (f files) checkPaths() error {
 	if len(longest) > maxSocketPath {
 		return fmt.Errorf("run directory %s: it is %d bytes too long for the paths of pen's sockets", f.runDir, len(longest)-maxSocketPath)
 	}
-	if strings.ContainsAny(f.runDir, " \t\r\n") || unprintable.MatchString(f.runDir) {
-		return fmt.Errorf("run directory %q: pen takes no path with blanks or characters beyond ASCII", f.runDir)
+	if strings.ContainsAny(f.runDir, " \t\r\n:") || unprintable.MatchString(f.runDir) {
+		return fmt.Errorf("run directory %q: pen takes no path with blanks, colons or characters beyond ASCII", f.runDir)
 	}
 	return nil
 }

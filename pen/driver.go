@@ -44,6 +44,8 @@ type Driver struct {
 	alarm  chan time.Duration // when to ask for another pass; the latest counts
 	pids   chan []int         // the pens that run, when they change
 
+	sinkErr atomic.Pointer[string] // why nobody takes the clients of TCP services without servers
+
 	// What follows belongs to Plan and Apply, which are never called at the same time. It is a memory of what was proven, to
 	// look at less, and of what failed, to try it less often; nothing breaks when it is lost.
 	user     identity

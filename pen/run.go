@@ -10,12 +10,15 @@ import (
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
-// Run watches the pens, and asks for a pass when one has ended or a failed service is due. Pens go on when ctx ends.
+// Run watches the pens, takes the clients that no server takes, and asks for a pass when one has ended or a failed service is due. Pens go on when ctx ends.
 func (d *Driver) Run(ctx context.Context, wake func()) error {
 	var group sync.WaitGroup
-	defer group.Wait()
+	defer group.Wait() // last of all
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if d.config.TCP {
+		group.Go(func() { d.serveSink(ctx, wake) })
+	}
 	watched := map[int]context.CancelFunc{}
 	alarm := time.NewTimer(0)
 	alarm.Stop()

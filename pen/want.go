@@ -27,6 +27,9 @@ func (d *Driver) wanted(services []catalog.Service, v *view) {
 	d.user = user
 	v.note("--pen-user", user.problem)
 	v.note("--pen-clients", few)
+	if p := d.sinkErr.Load(); p != nil {
+		v.note(d.files.sink(), *p)
+	}
 	for _, s := range services {
 		w := &wanted{service: s, uid: user.uid, limit: d.config.Servers, refused: refused}
 		w.command = command{key: s.Key, bind: d.config.BindAddress, flows: flows, asRoot: user.uid == 0}

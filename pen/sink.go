@@ -1,0 +1,69 @@
+package pen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+)
+
+const sinkRetry = 5 * time.Second
+
+// serveSink closes every connection of the sink at once, until ctx ends. The path is always there while it runs, over a change to
+// another driver too.
+//
+// Without it a pen whose servers all refuse connections would take a whole core from then on: with -P it forgets to take the last
+// socket that failed out of its poll set, unless another takes that socket's number.
+func (d *Driver) serveSink(ctx context.Context, wake func()) {
+	for ctx.Err() == nil {
+		err := d.acceptSink(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		text := fmt.Sprintf("%v; until that is mended, the pen of a TCP service whose servers all refuse connections takes a whole core", err)
+		if d.sinkErr.Swap(&text) == nil {
+			wake()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(sinkRetry):
+		}
+	}
+}
+
+// acceptSink returns when ctx ends or an error does.
+func (d *Driver) acceptSink(ctx context.Context) error {
+	l, err := d.files.listenSink()
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	d.sinkErr.Store(nil)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+		_ = c.Close()
+	}
+}
+
+// listenSink takes the path over from whoever had it, without a moment in which nobody has.
+func (f files) listenSink() (*net.UnixListener, error) {
+	if err := os.MkdirAll(f.dir(), 0o755); err != nil {
+		return nil, err
+	}
+	temp := f.sink() + ".new"
+	_ = os.Remove(temp) // left by one that was killed
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(temp, 0o666), os.Rename(temp, f.sink())); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
