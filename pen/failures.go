@@ -2,6 +2,7 @@ package pen
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -51,7 +52,11 @@ func (d *Driver) noteDeath(p process) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f := d.failures[p.key]
-	f.died = fmt.Sprintf("pen %d has ended", p.pid)
+	end := fmt.Sprintf("pen %d has ended", p.pid)
+	if strings.HasPrefix(f.died, end) {
+		return // a Plan has noted it already
+	}
+	f.died = end
 	if c := d.children[p.pid]; c != nil {
 		delete(d.children, p.pid)
 		<-c.done // it is gone already
