@@ -18,11 +18,11 @@ func TestCommands(t *testing.T) {
 		want string
 	}{
 		{"UDP", command{key: udp, bind: v4, flows: 10}, "-f -U -r -b 5 -x 10 -c 256 {} 0.0.0.0:53"},
-		{"TCP", command{key: tcp, bind: v4, flows: 10}, "-f -P -r -O 'pending_max 1000000' -t 2 -b 5 -x 10 -c 256 {} 0.0.0.0:80"},
+		{"TCP", command{key: tcp, bind: v4, flows: 10}, "-f -P -r -O 'pending_max 1000000' -t 2 -b 5 -x 10 -c 256 -e /run/pm/pen/none.sock {} 0.0.0.0:80"},
 		{"root opens its control socket only when told to stay root", command{key: udp, bind: v4, flows: 1, asRoot: true},
 			"-f -U -r -b 5 -x 1 -c 256 -u root {} 0.0.0.0:53"},
 		{"IPv6 without brackets", command{key: tcp, bind: v6, flows: 1},
-			"-f -P -r -O 'pending_max 1000000' -t 2 -b 5 -x 1 -c 256 {} 2001:db8::1:80"},
+			"-f -P -r -O 'pending_max 1000000' -t 2 -b 5 -x 1 -c 256 -e /run/pm/pen/none.sock {} 2001:db8::1:80"},
 	} {
 		base := string(c.key.Proto) + "-" + strings.TrimLeft(c.key.String()[:2], "0") + "-" + c.id()
 		paths := "-C /run/pm/pen/own/" + base + ".sock -F /run/pm/pen/" + base + ".cfg"
@@ -81,13 +81,13 @@ func TestFileNamesAreReadAsTheyAreWritten(t *testing.T) {
 			}
 		}
 	}
-	for _, path := range []string{"", "udp-53-a.cfg", "/run/pm/udp-53-a.cfg", "/run/pm/pen/own/udp-53-a.cfg", "/run/pm/pen/udp-53.cfg", "/run/pm/pen/udp-53-a.sock",
+	for _, path := range []string{"", f.sink(), "udp-53-a.cfg", "/run/pm/udp-53-a.cfg", "/run/pm/pen/own/udp-53-a.cfg", "/run/pm/pen/udp-53.cfg", "/run/pm/pen/udp-53-a.sock",
 		"/run/pm/pen/udp-53-a-b.cfg", "/run/pm/pen/sctp-53-a.cfg", "/run/pm/pen/udp-0-a.cfg", "/run/pm/pen/udp-65536-a.cfg", "/run/other/pen/udp-53-a.cfg"} {
 		if key, id, ok := f.readConfig(path); ok {
 			t.Errorf("%q is taken for the configuration of %s %s", path, key, id)
 		}
 	}
-	for _, name := range []string{"", "own", "udp", "udp-53", "notes.txt", "haproxy.cfg", "sctp-53.log"} {
+	for _, name := range []string{"", "own", "none.sock", "none.sock.new", "udp", "udp-53", "notes.txt", "haproxy.cfg", "sctp-53.log"} {
 		if got := keyOf(name); got != "" {
 			t.Errorf("%q is taken for a file of %s", name, got)
 		}
@@ -100,8 +100,9 @@ func TestRunDirectoriesThatPenCannotUseAreRefused(t *testing.T) {
 		"/run/pm":       "",
 		longest:         "",
 		longest + "ddd": "run directory " + longest + "ddd: it is 3 bytes too long for the paths of pen's sockets",
-		"/run/p m":      `run directory "/run/p m": pen takes no path with blanks or characters beyond ASCII`,
-		"/run/ü":        `run directory "/run/ü": pen takes no path with blanks or characters beyond ASCII`,
+		"/run/p m":      `run directory "/run/p m": pen takes no path with blanks, colons or characters beyond ASCII`,
+		"/run/p:m":      `run directory "/run/p:m": pen takes no path with blanks, colons or characters beyond ASCII`,
+		"/run/ü":        `run directory "/run/ü": pen takes no path with blanks, colons or characters beyond ASCII`,
 	} {
 		got := ""
 		if err := (files{dir}).checkPaths(); err != nil {
