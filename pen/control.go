@@ -114,7 +114,7 @@ func readServers(text string) (table, error) {
 		}
 		t.size++
 		t.flows[i] = flows
-		if addr, err := netip.ParseAddr(w[2]); err == nil && !addr.IsUnspecified() && port > 0 {
+		if addr, err := netip.ParseAddr(w[2]); err == nil && !addr.Unmap().IsUnspecified() && port > 0 {
 			t.slots[i] = netip.AddrPortFrom(addr.Unmap(), uint16(port))
 		}
 	}
