@@ -15,20 +15,21 @@ import (
 type unit struct {
 	key  catalog.Key
 	want *wanted
+	pens []process
 	have observed
 	plan plan
 }
 
-// view is what a pass knows.
+// view is what a pass is about.
 type view struct {
-	all      bool // of every service, not only of those that changed
+	all      bool // every service, not only those that changed
 	want     map[catalog.Key]*wanted
 	units    []unit
 	problems []catalog.Problem
 }
 
-// view observes what has changed, or everything, and plans.
-func (d *Driver) view(ctx context.Context, services []catalog.Service, all bool) (view, error) {
+// view finds out what has changed, or takes everything, and finds its pens.
+func (d *Driver) view(services []catalog.Service, all bool) (view, error) {
 	v := view{all: all || d.verified == nil}
 	d.wanted(d.mine(services), &v)
 	keys := d.touched(v.want, v.all)
@@ -42,19 +43,28 @@ func (d *Driver) view(ctx context.Context, services []catalog.Service, all bool)
 		}
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(keys), catalog.Key.Compare) {
-		v.units = append(v.units, unit{key: key, want: v.want[key]})
+		v.units = append(v.units, unit{key: key, want: v.want[key], pens: running[key]})
 	}
+	return v, nil
+}
+
+// look observes the service and plans.
+func (d *Driver) look(ctx context.Context, u *unit) {
+	u.have = d.observe(ctx, u.key, u.pens, u.want)
+	u.plan = makePlan(d.files, u.key, u.want, u.have)
+}
+
+// each does something with each service, some at a time, so that one whose pen hangs costs the others nothing.
+func (v view) each(do func(i int, u *unit)) {
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	for i := range v.units {
-		u := &v.units[i]
 		group.Go(func() error {
-			u.have = d.observe(ctx, u.key, running[u.key], u.want)
-			u.plan = makePlan(d.files, u.key, u.want, u.have)
-			return ctx.Err()
+			do(i, &v.units[i])
+			return nil
 		})
 	}
-	return v, group.Wait()
+	_ = group.Wait() // of which nobody fails
 }
 
 // touched gives the services that differ from what was proven.
@@ -73,12 +83,15 @@ func (d *Driver) touched(want map[catalog.Key]*wanted, all bool) map[catalog.Key
 	return keys
 }
 
-// running gives the pens of the services, from memory where it has them all.
+// running gives the pens of the services, from memory where it has them; or all pens.
 func (d *Driver) running(keys map[catalog.Key]bool, all bool) (map[catalog.Key][]process, error) {
+	if all {
+		return d.scan()
+	}
 	out := map[catalog.Key][]process{}
 	for key := range keys {
 		was, known := d.verified[key]
-		if all || !known {
+		if !known {
 			return d.scan()
 		}
 		out[key] = []process{was.process}
@@ -124,6 +137,7 @@ func (d *Driver) observe(ctx context.Context, key catalog.Key, pens []process, w
 	if was, ok := d.verified[key]; ok && !slices.Contains(have.all(), was.process) {
 		d.noteDeath(was.process)
 	}
+	have.busy = d.isBusy(have.pid)
 	if have.pid == 0 {
 		have.died = d.failure(key).died
 	}

@@ -319,3 +319,38 @@ func TestRealDrainedTCPServiceWaitsForItsConnections(t *testing.T) {
 		t.Errorf("left: %v (%v)", r.pens(), err)
 	}
 }
+
+// The last service may go while nobody looks.
+func TestRealPensAreEndedWhenNothingIsWanted(t *testing.T) {
+	r := newRig(t, nil)
+	r.apply(udp(port(t), echo(t, "a")))
+	r.restart()
+	if got := text(r.apply()); got != "stop pen" || len(r.pens()) > 0 || len(r.files()) > 0 {
+		t.Errorf("got %s, left %v %v", got, r.pens(), r.files())
+	}
+}
+
+// pen calls the address of a slot that was never filled unknown.
+func TestRealPenIsReplacedByOneWithTheSameGaps(t *testing.T) {
+	r := newRig(t, nil)
+	a, b := echo(t, "a"), echo(t, "b")
+	s := udp(port(t), a, b)
+	r.apply(s)
+	first := udp(s.Port, b)
+	if slots := r.table(s.Key).slots; slots[1] == b {
+		first = udp(s.Port, a)
+	}
+	r.apply(first)
+	r.config.Clients = 300
+	r.restart()
+	if got := text(r.apply(first)); got != "replace pen" {
+		t.Errorf("got %s", got)
+	}
+	if got := r.table(s.Key); len(got.slots) != 1 || got.slots[2] != first.Servers[0].Addr {
+		t.Errorf("table %v", got)
+	}
+	r.tell(s.Key, "server 9 address 127.0.0.9 port 9")
+	if got := text(r.apply(first)); got != "remove server 127.0.0.9:9" {
+		t.Errorf("after a slot far behind the others was filled: %s", got)
+	}
+}

@@ -115,7 +115,7 @@ func (r *rig) files() []string {
 	var out []string
 	for _, dir := range []string{r.driver.files.dir(), r.driver.files.own()} {
 		entries, err := os.ReadDir(dir)
-		if err != nil {
+		if err != nil && !os.IsNotExist(err) {
 			r.t.Fatal(err)
 		}
 		for _, e := range entries {
@@ -203,4 +203,24 @@ func (c client) ask() string {
 		return "nobody"
 	}
 	return string(buf[:n])
+}
+
+// table reads what a service's pen has.
+func (r *rig) table(key catalog.Key) table {
+	r.t.Helper()
+	t, err := r.driver.servers(r.t.Context(), r.pens()[key])
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return t
+}
+
+// tell gives a service's pen a command, as somebody else could, and has the driver look.
+func (r *rig) tell(key catalog.Key, command string) {
+	r.t.Helper()
+	p := r.pens()[key]
+	if _, _, err := (control{r.driver.files.socket(key, p.id)}).ask(r.t.Context(), command); err != nil {
+		r.t.Fatal(err)
+	}
+	r.driver.Resync()
 }
