@@ -86,6 +86,16 @@ type table struct {
 	flows map[int]int // by slot, what goes through it; connections of TCP services that are being made are not counted
 }
 
+// idle reports whether nothing goes through.
+func (t table) idle() bool {
+	for _, n := range t.flows {
+		if n > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // servers reads the table, and the process that has it.
 func (c control) servers(ctx context.Context) (table, int, error) {
 	text, pid, err := c.ask(ctx, "servers")
@@ -99,10 +109,13 @@ func (c control) servers(ctx context.Context) (table, int, error) {
 // readServers reads lines such as
 //
 //	1 addr 10.0.0.1 port 31000 conn 3 max 0 hard 0 weight 0 prio 0 sx 6 rx 0
+//	2 addr (unknown address family 0 port 0 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0
+//
+// of which the second is a slot that was never filled.
 func readServers(text string) (table, error) {
 	t := table{slots: slots{}, flows: map[int]int{}}
 	for line := range strings.Lines(text) {
-		w := strings.Fields(line)
+		w := strings.Fields(strings.Replace(line, "(unknown address family 0", "0.0.0.0", 1))
 		if len(w) < 7 || w[1] != "addr" || w[3] != "port" || w[5] != "conn" {
 			return table{}, fmt.Errorf("%w: servers: %q", errAnswer, line)
 		}

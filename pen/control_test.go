@@ -27,12 +27,13 @@ func TestServersAreRead(t *testing.T) {
 4 addr ::ffff:10.0.0.4 port 53 conn 0
 5 addr 10.0.0.5 port 0 conn 0
 6 addr 0.0.0.0 port 53 conn 0
+7 addr (unknown address family 0 port 0 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := slots{1: netip.MustParseAddrPort("10.0.0.1:31000"), 3: netip.MustParseAddrPort("[2001:db8::1]:53"), 4: netip.MustParseAddrPort("10.0.0.4:53")}
-	if !maps.Equal(got.slots, want) || got.size != 7 || got.flows[1] != 3 || got.flows[2] != 2 || got.flows[3] != 0 {
+	if !maps.Equal(got.slots, want) || got.size != 8 || got.flows[1] != 3 || got.flows[2] != 2 || got.flows[3] != 0 {
 		t.Errorf("got %+v, want the slots %v", got, map[int]netip.AddrPort(want))
 	}
 	for _, text := range []string{"do_cmd: ignoring command starting with 'servers'\n", "\n", "1 addr 10.0.0.1 port 31000 conn 3\n", "0 addr 10.0.0.1 port 31000\n",
