@@ -9,17 +9,16 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // Plan observes the pens and tells what Apply would do now.
 func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
-	v, err := d.view(ctx, want, d.resync.Load())
+	v, err := d.view(want, d.resync.Load())
 	if err != nil {
 		return catalog.Report{}, err
 	}
+	v.each(func(_ int, u *unit) { d.look(ctx, u) })
 	r := catalog.Report{}
 	for _, u := range v.units {
 		if !d.waits(u) {
@@ -33,25 +32,21 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 // Apply makes pens offer what is wanted: it observes, plans, acts, and reads back. What goes wrong with one service is a
 // problem of that service; it is tried again by itself.
 func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
-	v, err := d.view(ctx, want, d.resync.Swap(false)) // at once: a pen that ends meanwhile asks for it again
+	v, err := d.view(want, d.resync.Swap(false)) // at once: a pen that ends meanwhile asks for it again
 	if err != nil {
 		d.Resync()
 		return catalog.Report{}, err
 	}
-	r := catalog.Report{Drift: d.drift(v)}
 	results := make([]result, len(v.units))
-	var group errgroup.Group
-	group.SetLimit(parallel)
-	for i, u := range v.units {
-		group.Go(func() error {
-			results[i] = d.bring(ctx, u)
-			return nil
-		})
-	}
-	_ = group.Wait() // of which nobody fails
+	v.each(func(i int, u *unit) {
+		d.look(ctx, u)
+		results[i] = d.bring(ctx, *u)
+	})
+	r := catalog.Report{}
 	for _, res := range results {
 		r.Changes = append(r.Changes, res.changes...)
 	}
+	r.Drift = d.drift(v, results)
 	d.remember(v, results)
 	if v.all {
 		d.files.clean(v, results)
@@ -67,12 +62,12 @@ type result struct {
 }
 
 // drift gives the changes that repair what somebody else has changed: the service is the same that was proven before.
-func (d *Driver) drift(v view) []catalog.Change {
+func (d *Driver) drift(v view, results []result) []catalog.Change {
 	var out []catalog.Change
-	for _, u := range v.units {
+	for i, u := range v.units {
 		was, known := d.verified[u.key]
-		if known && u.want != nil && was.service.Equal(u.want.service) && was.process == u.have.process && u.plan.action == update && !d.waits(u) {
-			out = append(out, u.plan.changes...)
+		if known && u.want != nil && was.service.Equal(u.want.service) && was.process == u.have.process && u.plan.action == update {
+			out = append(out, results[i].changes...)
 		}
 	}
 	return out
@@ -160,7 +155,11 @@ func (d *Driver) begin(ctx context.Context, u unit) (process, error) {
 		return process{}, err
 	}
 	if old.pid != 0 {
-		if err := d.files.stop(ctx, old.process); err != nil {
+		end := d.files.stop
+		if old.deaf != nil {
+			end = d.files.kill
+		}
+		if err := end(ctx, old.process); err != nil {
 			return process{}, err
 		}
 		d.files.removeOld(old.process, started.process)
@@ -249,6 +248,12 @@ func latest[T any](ch chan T, v T) {
 func (d *Driver) describe(v view, r *catalog.Report) {
 	for key, w := range v.want {
 		v.note(w.service.Title(), d.failure(key).reason)
+	}
+	for key, p := range d.verified {
+		if w := v.want[key]; w != nil && d.isBusy(p.process.pid) {
+			v.note(w.service.Title(), fmt.Sprintf("its pen (pid %d) takes a whole core, with traffic or by a fault of pen (see the README); it is replaced when it has no connection",
+				p.process.pid))
+		}
 	}
 	slices.SortFunc(v.problems, func(a, b catalog.Problem) int {
 		return slices.Compare([]string{a.Subject, a.Reason}, []string{b.Subject, b.Reason})

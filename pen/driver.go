@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/meltwater/proxymatic/runtime/host"
 	"github.com/meltwater/proxymatic/sources/catalog"
 	"github.com/meltwater/proxymatic/templates"
 )
@@ -53,6 +54,8 @@ type Driver struct {
 	mu       sync.Mutex // around the rest: services are brought up at the same time
 	children map[int]*child
 	failures map[catalog.Key]failure
+	busy     map[int]bool // pens that took a whole core when they were last looked at
+	pulses   map[int]host.Pulse
 }
 
 // proof is a service as it was last seen to be served.

@@ -24,6 +24,7 @@ type wanted struct {
 type observed struct {
 	process           // of the pen that serves it; its pid is 0 when there is none
 	table   table     // its servers
+	busy    bool      // it has used a whole core for a while
 	deaf    error     // why its control socket does not answer; nil when it does
 	strays  []process // others, which take a part of the traffic
 	died    string    // how the pen that served it has ended, if it is known
@@ -82,6 +83,8 @@ func planServed(f files, title string, want wanted, have observed) plan {
 		p.action, reason = replace, fmt.Sprintf("it runs as user %d instead of %d", have.uid, want.uid)
 	case have.deaf != nil:
 		p.action, reason = replace, have.deaf.Error()
+	case have.busy && have.table.idle():
+		p.action, reason = replace, fmt.Sprintf("pid %d takes a whole core and has no connection", have.pid)
 	case !maps.Equal(p.next, have.table.slots):
 		p.action = update
 		p.changes = tableChanges(title, have.table.slots, p.next)

@@ -72,6 +72,9 @@ func TestPlans(t *testing.T) {
 		{"a service that is gone", nil, runs("1:1"), "stop pen []\n53/udp |  | stop pen | pid 100: the service is gone"},
 		{"a refused service is left as it is", refused, runs("1:9"), " []"},
 		{"or is not begun", refused, observed{}, " []"},
+		{"busy with nothing", dns(5), with(runs("1:1"), func(o *observed) { o.busy = true; o.id = dns(5).command.id() }),
+			"replace pen [1:1]\ndns 53/udp |  | replace pen | pid 100 takes a whole core and has no connection"},
+		{"busy with something", dns(5), with(runs("1:1"), func(o *observed) { o.busy = true; o.table.flows = map[int]int{1: 1} }), " [1:1]"},
 		{"strays end, whatever else", refused, with(runs("1:9"), func(o *observed) { o.strays = []process{{pid: 5}, {pid: 6}} }),
 			" []\ndns 53/udp |  | stop pen | pid 5: another serves this port\ndns 53/udp |  | stop pen | pid 6: another serves this port"},
 		{"of a service that is gone too", nil, with(runs("1:1"), func(o *observed) { o.strays = []process{{pid: 5}} }),
@@ -95,15 +98,16 @@ func TestDriftIsWhatChangedBehindOurBack(t *testing.T) {
 	w, have := dns(5), runs("1:9")
 	u := unit{key: w.command.key, want: w, have: have, plan: makePlan(files{"/run/pm"}, w.command.key, w, have)}
 	d := &Driver{now: time.Now}
-	if got := d.drift(view{units: []unit{u}}); len(got) > 0 {
+	did := []result{{changes: u.plan.changes}}
+	if got := d.drift(view{units: []unit{u}}, did); len(got) > 0 {
 		t.Errorf("a pen that was never proven: %v", got)
 	}
 	d.verified = map[catalog.Key]proof{u.key: {w.service, have.process}}
-	if got := d.drift(view{units: []unit{u}}); len(got) != 2 || got[0].Action != "add server" {
+	if got := d.drift(view{units: []unit{u}}, did); len(got) != 2 || got[0].Action != "add server" {
 		t.Errorf("changed by somebody else: %v", got)
 	}
 	d.verified[u.key] = proof{dns(5, 5).service, have.process}
-	if got := d.drift(view{units: []unit{u}}); len(got) > 0 {
+	if got := d.drift(view{units: []unit{u}}, did); len(got) > 0 {
 		t.Errorf("changed by the catalog: %v", got)
 	}
 }

@@ -135,6 +135,13 @@ func (d *Driver) awaitReady(ctx context.Context, c command, started *child) erro
 
 // stop ends a pen and waits for that. One that does not listen to reason is killed.
 func (f files) stop(ctx context.Context, p process) error {
+	return f.end(ctx, p, syscall.SIGTERM, syscall.SIGKILL)
+}
+
+// kill ends a pen that would not hear anything else.
+func (f files) kill(ctx context.Context, p process) error { return f.end(ctx, p, syscall.SIGKILL) }
+
+func (f files) end(ctx context.Context, p process, signals ...syscall.Signal) error {
 	handle, err := os.FindProcess(p.pid) // holds on to this process, so that no other with its id is meant
 	if err != nil {
 		return fmt.Errorf("stop pen %d: %w", p.pid, err)
@@ -142,7 +149,7 @@ func (f files) stop(ctx context.Context, p process) error {
 	if is, ok := f.inspect(p.pid); !ok || is != p {
 		return nil // it has ended already
 	}
-	for _, signal := range []os.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+	for _, signal := range signals {
 		if err := handle.Signal(signal); errors.Is(err, os.ErrProcessDone) {
 			return nil
 		} else if err != nil {

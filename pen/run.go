@@ -3,6 +3,8 @@ package pen
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,12 +24,19 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 	watched := map[int]context.CancelFunc{}
 	alarm := time.NewTimer(0)
 	alarm.Stop()
+	look := time.NewTicker(busyPause)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case pids := <-d.pids:
 			d.watch(ctx, &group, watched, pids, wake)
+		case <-look.C:
+			if d.config.TCP && d.findBusy(slices.Collect(maps.Keys(watched))) {
+				d.Resync()
+				wake()
+			}
 		case t := <-d.alarm:
 			alarm.Reset(t)
 		case <-alarm.C:
@@ -94,12 +103,7 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 // awaitIdle returns when a pen has no connections, or does not tell.
 func (d *Driver) awaitIdle(ctx context.Context, p process) {
 	for {
-		t, err := d.servers(ctx, p)
-		open := 0
-		for _, n := range t.flows {
-			open += n
-		}
-		if err != nil || open == 0 {
+		if t, err := d.servers(ctx, p); err != nil || t.idle() {
 			return
 		}
 		select {

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -46,4 +47,41 @@ func WaitExit(ctx context.Context, pid int) error {
 func CommandLineHas(pid int, path string) bool {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return err == nil && strings.Contains(string(raw), path)
+}
+
+// Pulse tells how much a process has worked, and how often it has slept.
+type Pulse struct {
+	Worked time.Duration // in user and kernel mode
+	Slept  uint64        // times that it gave up the processor by itself
+}
+
+// ReadPulse reads the pulse of a process from its first thread.
+func ReadPulse(pid int) (Pulse, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return Pulse{}, err
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return Pulse{}, err
+	}
+	const tick = 10 * time.Millisecond // of /proc on every Linux: USER_HZ is 100
+	var user, system int64
+	var p Pulse
+	_, after, _ := bytes.Cut(stat, []byte(") ")) // behind the name, which can be anything
+	if fields := bytes.Fields(after); len(fields) > 12 {
+		_, err = fmt.Sscan(string(fields[11])+" "+string(fields[12]), &user, &system)
+	}
+	_, after, found := bytes.Cut(status, []byte("\nvoluntary_ctxt_switches:"))
+	if err != nil || !found {
+		return Pulse{}, fmt.Errorf("read the times of process %d: %w", pid, errors.Join(err, errors.ErrUnsupported))
+	}
+	p.Worked = time.Duration(user+system) * tick
+	_, err = fmt.Sscan(string(after), &p.Slept)
+	return p, err
+}
+
+// Restless reports whether a process has worked since an earlier pulse, for half a second at least, and hardly ever slept.
+func (p Pulse) Restless(earlier Pulse) bool {
+	return p.Worked-earlier.Worked >= 500*time.Millisecond && p.Slept-earlier.Slept < 5
 }
