@@ -69,7 +69,11 @@ func makePlan(f files, key catalog.Key, want *wanted, have observed) plan {
 }
 
 func planServed(f files, title string, want wanted, have observed) plan {
-	p := plan{next: assign(shares(want.service.Servers, have.table.slots, want.limit), have.table.slots)}
+	flows := have.table.flows
+	if want.service.Proto == catalog.TCP { // which moves nobody: its connections stay with their server
+		flows = nil
+	}
+	p := plan{next: assign(shares(want.service.Servers, have.table.slots, want.limit), have.table.slots, flows)}
 	reason := ""
 	switch {
 	case have.pid == 0:

@@ -80,8 +80,8 @@ func gcd(a, b int) int {
 }
 
 // assign gives the table that follows have. Servers that stay keep their slots, so that their flows do, and a slot that this
-// change empties is not filled by it: the flows in it could not be told from new ones.
-func assign(want []share, have slots) slots {
+// change empties, or that still has UDP flows of a former server, is not filled by it: they could not be told from new ones.
+func assign(want []share, have slots, flows map[int]int) slots {
 	left := map[netip.AddrPort]int{}
 	for _, s := range want {
 		left[s.addr] += s.n
@@ -96,7 +96,7 @@ func assign(want []share, have slots) slots {
 	free := 1
 	for _, s := range want {
 		for ; left[s.addr] > 0; left[s.addr]-- {
-			for have[free].IsValid() || next[free].IsValid() {
+			for have[free].IsValid() || next[free].IsValid() || flows[free] > 0 {
 				free++
 			}
 			next[free] = s.addr

@@ -88,9 +88,16 @@ func TestServersKeepTheirSlots(t *testing.T) {
 				servers = append(servers, catalog.Server{Addr: at(i + 1), Weight: n})
 			}
 		}
-		if got := assign(shares(servers, have, 32), have).String(); got != c.want {
+		if got := assign(shares(servers, have, 32), have, nil).String(); got != c.want {
 			t.Errorf("%s: from %q with weights %q: got %q, want %q", c.name, c.have, c.weights, got, c.want)
 		}
+	}
+}
+
+func TestSlotsWithFlowsOfFormerServersAreNotFilled(t *testing.T) {
+	have := parseSlots("1:1")
+	if got := assign(shares(weighted(5, 5, 5), have, 32), have, map[int]int{1: 3, 2: 1, 3: 0}).String(); got != "1:1 3:2 4:3" {
+		t.Errorf("got %q", got)
 	}
 }
 
@@ -119,7 +126,7 @@ func TestSlotsOverManyChanges(t *testing.T) {
 			}
 		}
 		want := shares(servers, have, limit)
-		next := assign(want, have)
+		next := assign(want, have, nil)
 		counts := next.counts()
 		for _, s := range want {
 			if counts[s.addr] != s.n || s.n < 1 {
