@@ -115,14 +115,14 @@ func TestUsageAndConfigurationErrors(t *testing.T) {
 		args []string
 		want string // the last line on stderr
 	}{
-		{nil, "proxymatic: no source is configured; give --marathon or --services-file"},
-		{[]string{"services"}, "proxymatic: no source is configured; give --marathon or --services-file"},
+		{nil, "proxymatic: no source is configured; give --marathon, --registrator or --services-file"},
+		{[]string{"services"}, "proxymatic: no source is configured; give --marathon, --registrator or --services-file"},
 		{[]string{"--wrong"}, "proxymatic: unknown flag: --wrong; see proxymatic --help"},
 		{[]string{"reload"}, `proxymatic: unknown command "reload"; see proxymatic --help`},
 		{[]string{"plan", "now"}, `proxymatic: unexpected "now"; see proxymatic --help`},
 		{[]string{"services", "--output=xml"}, `proxymatic: --output (from the command line): "xml": want one of ["text" "json"]`},
 		{[]string{"plan", "--timeout=0"}, `proxymatic: --timeout (from the command line): "0": want more than 0`},
-		{[]string{"--haproxy", "-r", "etcd://x"}, "proxymatic: --registrator: reading registrator is not built yet in this version; remove it and use --marathon or --services-file"},
+		{[]string{"validate", "-r", "etcd://x", "--registrator-cert=/nonexistent/c"}, "proxymatic: registrator: a client certificate and its key are given together"},
 		{[]string{"plan", "--haproxy", "-m=http://x", "-c=http://x"}, "proxymatic: --marathon-callback: listening for callbacks is not built yet in this version; remove it, Marathon's event stream is followed without it"},
 		{[]string{"plan", "--pen-servers=1001"}, `proxymatic: --pen-servers (from the command line): 1001: want at most 1000`},
 		{[]string{"render", "--services-file", services}, "proxymatic: without --haproxy no haproxy.cfg is written: all services go to pen"},

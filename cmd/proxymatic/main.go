@@ -82,7 +82,7 @@ func (p program) main(ctx context.Context, args []string) int {
 	return code
 }
 
-var errNoSource = errors.New("no source is configured; give --marathon or --services-file")
+var errNoSource = errors.New("no source is configured; give --marathon, --registrator or --services-file")
 
 func (p program) fail(err error) int {
 	fmt.Fprintf(p.stderr, "proxymatic: %v\n", err)

@@ -5,10 +5,7 @@ import "errors"
 // unbuilt tells which setting asks for a part that this version does not have. Everything about such parts stands in
 // this file.
 func (c Config) unbuilt() error {
-	switch {
-	case c.Registrator != "":
-		return errors.New("--registrator: reading registrator is not built yet in this version; remove it and use --marathon or --services-file")
-	case c.MarathonCallback != "":
+	if c.MarathonCallback != "" {
 		return errors.New("--marathon-callback: listening for callbacks is not built yet in this version; remove it, Marathon's event stream is followed without it")
 	}
 	return nil

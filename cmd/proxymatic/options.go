@@ -19,6 +19,9 @@ type Config struct {
 	MarathonCallback string   // URL that Marathon posts to; empty for none
 	ServicesFile     string   // empty when not read
 
+	RegistratorCA, RegistratorCert, RegistratorKey string // paths; empty for none
+	RegistratorUser, RegistratorPassword           string
+
 	RefreshInterval time.Duration
 	ExposeHost      bool
 	GroupSize       int
@@ -152,6 +155,21 @@ func newOptions() []option {
 		{name: "services-file", env: "SERVICES_FILE", arg: "FILE",
 			help: "YAML or JSON list of services, in the form that the command services prints; read again when it changes",
 			set:  into(func(c *Config) *string { return &c.ServicesFile }, optionalPath)},
+		{name: "registrator-ca", env: "REGISTRATOR_CA", arg: "FILE",
+			help: "Certificates that etcd's own is checked against; with it, TLS is used",
+			set:  into(func(c *Config) *string { return &c.RegistratorCA }, optionalPath)},
+		{name: "registrator-cert", env: "REGISTRATOR_CERT", arg: "FILE",
+			help: "Certificate to show to etcd; with it, TLS is used",
+			set:  into(func(c *Config) *string { return &c.RegistratorCert }, optionalPath)},
+		{name: "registrator-key", env: "REGISTRATOR_KEY", arg: "FILE",
+			help: "Key of that certificate",
+			set:  into(func(c *Config) *string { return &c.RegistratorKey }, optionalPath)},
+		{name: "registrator-user", env: "REGISTRATOR_USER", arg: "USER",
+			help: "User of etcd",
+			set:  into(func(c *Config) *string { return &c.RegistratorUser }, word)},
+		{name: "registrator-password", env: "REGISTRATOR_PASSWORD", arg: "PASSWORD", secret: true,
+			help: "Password of that user",
+			set:  into(func(c *Config) *string { return &c.RegistratorPassword }, word)},
 		{name: "group-size", env: "GROUP_SIZE", arg: "N", def: "1",
 			help: "Number of proxymatic hosts that share a server's maxconn",
 			set:  into(func(c *Config) *int { return &c.GroupSize }, count)},

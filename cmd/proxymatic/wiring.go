@@ -16,6 +16,7 @@ import (
 	"github.com/meltwater/proxymatic/sources/catalog"
 	"github.com/meltwater/proxymatic/sources/file"
 	"github.com/meltwater/proxymatic/sources/marathon"
+	"github.com/meltwater/proxymatic/sources/registrator"
 )
 
 // sources gives the configured sources.
@@ -25,6 +26,13 @@ func (c Config) sources() ([]reconcile.Source, error) {
 		source, err := marathon.New(c.marathon())
 		if err != nil {
 			return nil, fmt.Errorf("--marathon: %w", err)
+		}
+		all = append(all, source)
+	}
+	if c.Registrator != "" {
+		source, err := registrator.New(c.registrator())
+		if err != nil {
+			return nil, err
 		}
 		all = append(all, source)
 	}
@@ -38,9 +46,14 @@ func (c Config) marathon() marathon.Config {
 	return marathon.Config{URLs: c.Marathon, RefreshInterval: c.RefreshInterval, GroupSize: c.GroupSize}
 }
 
+func (c Config) registrator() registrator.Config {
+	return registrator.Config{URL: c.Registrator, CAFile: c.RegistratorCA, CertFile: c.RegistratorCert, KeyFile: c.RegistratorKey,
+		User: c.RegistratorUser, Password: c.RegistratorPassword, RefreshInterval: c.RefreshInterval}
+}
+
 // sourceSettings gives what sources makes each source from, by its name.
 func (c Config) sourceSettings() map[string]any {
-	return map[string]any{"marathon": c.marathon(), file.Name: c.ServicesFile}
+	return map[string]any{"marathon": c.marathon(), "registrator": c.registrator(), file.Name: c.ServicesFile}
 }
 
 func (c Config) policy() policy.Policy {

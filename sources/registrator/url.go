@@ -85,7 +85,7 @@ func userInfo(text string) (user, password string, err error) {
 	user, errUser := url.PathUnescape(user)
 	password, errPassword := url.PathUnescape(password)
 	if errUser != nil || errPassword != nil {
-		return "", "", errors.New("special characters in a user name or password are written as %XX, and % itself as %25")
+		return "", "", errors.New("special characters in a name or password are written as %XX, and % itself as %25")
 	}
 	return user, password, nil
 }

@@ -28,7 +28,7 @@ func TestURLs(t *testing.T) {
 		"etcd://a:70000/x":                 `! "etcd://a:70000/x": "a:70000" should have a port from 1 to 65535`,
 		"etcd://a:p/x":                     `! "etcd://a:p/x": "a:p" should have a port from 1 to 65535`,
 		"etcd://u:zec/ret@a/x":             `! "etcd://a/x": ` + where,
-		"etcd://u:zec%ret@a/x":             `! "etcd://a/x": special characters in a user name or password are written as %XX, and % itself as %25`,
+		"etcd://u:zec%ret@a/x":             `! "etcd://a/x": special characters in a name or password are written as %XX, and % itself as %25`,
 		"etcd://u:zecret@/x":               `! "etcd:///x": ""` + member,
 		"etcd://u:zecret@a:b/x":            `! "etcd://a:b/x": "a:b" should have a port from 1 to 65535`,
 		"etcd://a/x?y":                     `! "etcd://a/x?y": ` + where,
