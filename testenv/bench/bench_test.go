@@ -1,4 +1,4 @@
-// Package bench measures what a user waits for, through the real binary and a real HAProxy: run it with -bench . -benchtime 1x.
+// Package bench measures what a user waits for, through the real binary with real HAProxy and pen: run it with -bench . -benchtime 1x.
 // One operation is a whole round of changes. Nothing is asserted: times depend on the machine, so the floor that HAProxy
 // itself sets is measured in the same run.
 package bench
@@ -43,12 +43,22 @@ type bench struct {
 	host *stage.Host
 }
 
-// newBench builds proxymatic and lets it serve so many services, which share the backends of their tasks. They are healthy as
-// far as Marathon knows, so that HAProxy checks none.
+// newBench lets proxymatic serve so many services, which share the backends of their tasks. They are healthy as far as Marathon
+// knows, so that HAProxy checks none.
 func newBench(b *testing.B, services int) bench {
 	b.Helper()
-	if _, err := exec.LookPath("haproxy"); err != nil {
-		b.Fatal("haproxy is not installed: `make bench` installs it")
+	w := emptyBench(b, "haproxy")
+	w.fill(services)
+	w.must(w.host.Start("--marathon", w.site.URL))
+	w.must(stage.Until(w.ctx, func() error { return w.host.Ready(w.ctx) }))
+	return w
+}
+
+// emptyBench builds proxymatic for a host that has nothing to serve yet, and needs a program.
+func emptyBench(b *testing.B, program string) bench {
+	b.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		b.Fatalf("%s is not installed: `make bench` installs it", program)
 	}
 	ctx, cancel := context.WithTimeout(b.Context(), patience)
 	b.Cleanup(cancel)
@@ -65,9 +75,6 @@ func newBench(b *testing.B, services int) bench {
 	w.host, err = stage.NewHost(binary)
 	w.must(err)
 	b.Cleanup(func() { w.must(w.host.Close()) })
-	w.fill(services)
-	w.must(w.host.Start("--marathon", site.URL))
-	w.must(stage.Until(ctx, func() error { return w.host.Ready(ctx) }))
 	return w
 }
 

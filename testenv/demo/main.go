@@ -1,5 +1,5 @@
-// Command demo tells the story of proxymatic by itself: a fake Marathon with small backends, the real proxymatic, a real
-// HAProxy, all in a directory of its own that is gone afterwards. It exits 0 only if every step was as it says.
+// Command demo tells the story of proxymatic by itself: a fake Marathon with small backends, the real proxymatic, real
+// HAProxy and pen, all in a directory of its own that is gone afterwards. It exits 0 only if every step was as it says.
 package main
 
 import (
@@ -41,7 +41,7 @@ func run(ctx context.Context, binary string, keep bool) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			fmt.Printf("\nlog of proxymatic and HAProxy:\n%s\n", host.Log())
+			fmt.Printf("\nlog of proxymatic and its proxies:\n%s\n", host.Log())
 		}
 		if closeErr := host.Close(); err == nil {
 			err = closeErr

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ const (
 
 // tell plays all steps. The first one that is not as promised ends it with an error.
 func (s *story) tell() error {
-	for _, step := range []func() error{s.begin, s.scale, s.newService, s.removeService, s.killDriver, s.overview} {
+	for _, step := range []func() error{s.begin, s.scale, s.newService, s.removeService, s.udpService, s.killDriver, s.overview} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -71,11 +72,11 @@ func (s *story) begin() error {
 			return err
 		}
 	}
-	status, err := s.host.Status(s.ctx)
+	first, err := s.loads()
 	if err != nil {
 		return err
 	}
-	s.first = status.Drivers[0].Reloads
+	s.first = first
 	s.say("proxymatic has started HAProxy; all are served. Status: http://%s/api/v1/status", s.host.StatusAddr)
 	s.say("Reloads are counted from here on.\n")
 	return nil
@@ -107,14 +108,25 @@ func (s *story) served(port int, name string) error {
 
 // counted checks the reloads since the story began.
 func (s *story) counted() error {
+	loads, err := s.loads()
+	if err == nil && loads-s.first != s.reloads {
+		err = fmt.Errorf("%d reloads, promised were %d", loads-s.first, s.reloads)
+	}
+	return err
+}
+
+// loads counts the loads of HAProxy since proxymatic was started.
+func (s *story) loads() (int, error) {
 	status, err := s.host.Status(s.ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if n := status.Drivers[0].Reloads - s.first; n != s.reloads {
-		return fmt.Errorf("%d reloads, promised were %d: %+v", n, s.reloads, status.Reloads)
+	for _, d := range status.Drivers {
+		if d.Name == "haproxy" {
+			return d.Reloads, nil
+		}
 	}
-	return nil
+	return 0, fmt.Errorf("no HAProxy in the status: %+v", status.Drivers)
 }
 
 func (s *story) scale() error {
@@ -177,7 +189,67 @@ func (s *story) removeService() error {
 	return nil
 }
 
+// udpService lets clients use a UDP service while one of its tasks falls silent and is removed.
+func (s *story) udpService() error {
+	ports, err := freeport.Get(1)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := s.site.AddUDPService(ports[0], tasks); err != nil {
+		return err
+	}
+	if err := s.udpServed(ports[0]); err != nil {
+		return err
+	}
+	s.say("Service %d is new, and UDP:          served by pen after %s", ports[0], millis(time.Since(began)))
+	if err := s.host.Ready(s.ctx); err != nil {
+		return err
+	}
+	const clients = 50
+	flows, err := stage.StartFlows(ports, clients, 1000)
+	if err != nil {
+		return err
+	}
+	err = flows.Born(s.ctx)
+	moved := time.Now()
+	if err == nil {
+		_, err = s.site.AddUDPTask(ports[0])
+	}
+	if err == nil {
+		s.site.RemoveTask(s.site.UDPTasks(ports[0])[0], 0)
+		err = flows.Wait(s.ctx, 1000)
+	}
+	r := flows.Stop()
+	if err != nil {
+		return err
+	}
+	current := map[string]bool{}
+	for _, t := range s.site.UDPTasks(ports[0]) {
+		current[t.Name] = true
+	}
+	slowest := stage.Slowest(r.Reached(moved, func(name string) bool { return current[name] }))
+	if slowest == stage.Never {
+		return fmt.Errorf("clients of UDP service %d still wait for a task that was removed", ports[0])
+	}
+	if err := s.counted(); err != nil {
+		return err
+	}
+	s.say("One of its tasks falls silent and goes: its %d clients were answered by others after %s at most, %d of %d datagrams lost",
+		clients, millis(slowest), len(r.Lost(moved)), r.Sent(moved))
+	return nil
+}
+
+// udpServed asks a UDP service until a task answers.
+func (s *story) udpServed(port int) error {
+	return stage.Until(s.ctx, func() error {
+		_, err := stage.RequestUDP(port)
+		return err
+	})
+}
+
 func (s *story) killDriver() error {
+	pens := s.host.Pens()
 	worker, err := s.host.Worker()
 	if err != nil {
 		return err
@@ -201,12 +273,14 @@ func (s *story) killDriver() error {
 		return fmt.Errorf("%d of %d requests failed: %s", len(r.Failed), r.Requests, r.Failed[0])
 	case now != worker:
 		return fmt.Errorf("HAProxy's worker was process %d and is now %d", worker, now)
+	case !slices.Equal(s.host.Pens(), pens):
+		return fmt.Errorf("the pens were %+v and are now %+v", pens, s.host.Pens())
 	}
 	s.first, s.reloads = 0, 0 // a new proxymatic counts anew
 	if err := s.counted(); err != nil {
 		return err
 	}
-	s.say("proxymatic is killed (kill -9) and started again: %d requests meanwhile, 0 failed, reloads 0\n", r.Requests)
+	s.say("proxymatic is killed (kill -9) and started again: %d requests meanwhile, 0 failed, reloads 0, and pen is the same\n", r.Requests)
 	return nil
 }
 

@@ -51,7 +51,7 @@ type late struct {
 // applied before its backend hung: that excuses requests to its service which began in between. Most removals must be in time.
 func (w world) nearlyFlawless(l *stage.Load) {
 	w.Helper()
-	w.must(stage.Until(w.patient(), w.runsWanted))
+	w.must(stage.Until(w.patient(), w.servesWanted))
 	r := l.Stop()
 	removals, lates := w.removals()
 	w.Logf("%d requests in %s, %.0f/s, %d failed; %d of %d removals were applied after more than %s",
@@ -64,6 +64,14 @@ func (w world) nearlyFlawless(l *stage.Load) {
 			w.Errorf("a request failed: %s", f)
 		}
 	}
+}
+
+// servesWanted gives an error unless the proxy of TCP services has the wanted servers.
+func (w world) servesWanted() error {
+	if w.host.NoHAProxy {
+		return w.pensAreWanted()
+	}
+	return w.runsWanted()
 }
 
 // removals counts the tasks that were removed, and gives those that the run applied late, as it tells itself.

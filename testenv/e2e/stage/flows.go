@@ -231,18 +231,41 @@ func (r FlowsResult) Lost(from time.Time) []Datagram {
 // Never is longer than anything that happened.
 const Never = time.Duration(math.MaxInt64)
 
-// Reached gives how long after a moment each flow had its first answer, to a datagram sent after that moment, from a backend that
-// is current; Never for those that had none.
-func (r FlowsResult) Reached(from time.Time, current func(name string) bool) []time.Duration {
-	out := make([]time.Duration, 0, len(r.Flows))
+// Reach is how a flow came to a backend after some moment.
+type Reach struct {
+	After time.Duration // from the moment to its first answer from a current backend; Never when there was none
+	Lost  int           // datagrams that it sent since the moment and lost before
+}
+
+// Reached tells for each flow how it came, with a datagram sent after a moment, to a backend that is current.
+func (r FlowsResult) Reached(from time.Time, current func(name string) bool) []Reach {
+	out := make([]Reach, 0, len(r.Flows))
 	for _, flow := range r.Flows {
-		first := Never
-		for _, d := range flow {
-			if d.Sent.After(from) && !d.Answered.IsZero() && current(d.By) {
-				first = min(first, d.Answered.Sub(from))
-			}
-		}
-		out = append(out, first)
+		out = append(out, reached(flow, from, current))
 	}
 	return out
+}
+
+func reached(flow []Datagram, from time.Time, current func(name string) bool) Reach {
+	reach := Reach{After: Never}
+	for _, d := range flow {
+		switch {
+		case !d.Sent.After(from):
+		case d.Answered.IsZero():
+			reach.Lost++
+		case current(d.By):
+			reach.After = d.Answered.Sub(from)
+			return reach
+		}
+	}
+	return reach
+}
+
+// Slowest gives the longest time of all.
+func Slowest(all []Reach) time.Duration {
+	var slowest time.Duration
+	for _, r := range all {
+		slowest = max(slowest, r.After)
+	}
+	return slowest
 }
