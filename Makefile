@@ -29,13 +29,13 @@ build: go ## build bin/proxymatic
 
 test: go gcc haproxy pen etcd ## unit tests, and those with real HAProxy, pen and etcd, with the race detector
 	go test -race $(TESTFLAGS) -skip '$(STORIES)Real' $$(go list ./... | grep -Ev '$(SLOW)')
-	go test $(TESTFLAGS) -v -run '$(STORIES)' ./runtime/haproxy | $(BRIEF)
+	go test $(TESTFLAGS) -p 1 -v -run '$(STORIES)' ./runtime/haproxy ./pen | $(BRIEF)
 
-e2e: go haproxy pen ## end-to-end tests: the real binary with real HAProxy and pen under load
+e2e: go haproxy pen etcd ## end-to-end tests: the real binary with real HAProxy, pen and etcd under load
 	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
 
-bench: go haproxy pen ## measure how fast changes are served, with SERVICES (100, or 1000) services
-	go test -run '^$$' -bench . $(TESTFLAGS) ./runtime/haproxy
+bench: go haproxy pen etcd ## measure how fast changes are served, with SERVICES (100, or 1000) services
+	go test -run '^$$' -bench . $(TESTFLAGS) -p 1 ./runtime/haproxy ./pen ./sources/registrator
 	go test -run '^$$' -bench './services=$(SERVICES)$$' -benchtime 1x -timeout 60m $(TESTFLAGS) ./testenv/bench
 
 fuzz: go ## fuzz each parser for FUZZTIME (10s)
