@@ -168,6 +168,7 @@ func (s *realStory) happen() {
 func (s *realStory) kill(p process, signal syscall.Signal) {
 	s.struck("killed", p)
 	_ = syscall.Kill(p.pid, signal)
+	_ = syscall.Kill(p.pid, syscall.SIGCONT) // it may be stopped
 	if err := host.WaitExit(s.t.Context(), p.pid); err != nil {
 		s.t.Fatal(err)
 	}
