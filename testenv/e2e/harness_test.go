@@ -166,8 +166,13 @@ func (w world) start(more ...string) {
 // settled waits until wanted, running and written are the same, and nothing that was removed is left.
 func (w world) settled() {
 	w.Helper()
+	w.settledOn(w.site.Wanted)
+}
+
+func (w world) settledOn(wish func() stage.Servers) {
+	w.Helper()
 	w.must(stage.Until(w.patient(), func() error {
-		wanted := w.site.Wanted()
+		wanted := wish()
 		running, err := w.host.Running()
 		if err != nil {
 			return fmt.Errorf("running: %w", err)
