@@ -18,7 +18,10 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 	if err != nil {
 		return catalog.Report{}, err
 	}
-	v.each(func(_ int, u *unit) { d.look(ctx, u) })
+	v.each(func(u *unit) { d.look(ctx, u) })
+	if err := ctx.Err(); err != nil {
+		return catalog.Report{}, fmt.Errorf("look at the running pens: %w", err)
+	}
 	r := catalog.Report{}
 	for _, u := range v.units {
 		if !d.waits(u) {
@@ -26,76 +29,86 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 		}
 	}
 	d.describe(v, &r)
-	return r, nil
+	return r, v.hindrance()
 }
 
 // Apply makes pens offer what is wanted: it observes, plans, acts, and reads back. What goes wrong with one service is a
-// problem of that service; it is tried again by itself.
+// problem of that service; it is tried again by itself. An error is about all of them.
 func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
 	v, err := d.view(want, d.resync.Swap(false)) // at once: a pen that ends meanwhile asks for it again
 	if err != nil {
 		d.Resync()
 		return catalog.Report{}, err
 	}
-	results := make([]result, len(v.units))
-	v.each(func(i int, u *unit) {
+	v.each(func(u *unit) {
 		d.look(ctx, u)
-		results[i] = d.bring(ctx, *u)
+		d.bring(ctx, u)
 	})
-	r := catalog.Report{}
-	for _, res := range results {
-		r.Changes = append(r.Changes, res.changes...)
+	r := catalog.Report{Drift: d.drift(v)}
+	for _, u := range v.units {
+		r.Changes = append(r.Changes, u.done...)
 	}
-	r.Drift = d.drift(v, results)
-	d.remember(v, results)
-	if v.all {
-		d.files.clean(v, results)
+	d.remember(v)
+	if v.all && ctx.Err() == nil {
+		d.files.clean(v)
 	}
 	d.describe(v, &r)
-	return r, ctx.Err()
+	return r, errors.Join(ctx.Err(), v.hindrance())
 }
 
-// result is what came of a service.
-type result struct {
-	process process // that serves it as is wanted; its pid is 0 when none does
-	changes []catalog.Change
+// hindrance tells why no pen can be started, whatever the service.
+func (v view) hindrance() error {
+	if len(v.want) > 0 && Installed() == "" {
+		return errNotInstalled
+	}
+	return nil
 }
 
-// drift gives the changes that repair what somebody else has changed: the service is the same that was proven before.
-func (d *Driver) drift(v view, results []result) []catalog.Change {
+// drift gives the changes that repaired what somebody else had changed: the service is the same that was proven before.
+func (d *Driver) drift(v view) []catalog.Change {
 	var out []catalog.Change
-	for i, u := range v.units {
+	for _, u := range v.units {
 		was, known := d.verified[u.key]
 		if known && u.want != nil && was.service.Equal(u.want.service) && was.process == u.have.process && u.plan.action == update {
-			out = append(out, results[i].changes...)
+			out = append(out, u.done...)
 		}
 	}
 	return out
 }
 
-// waits reports whether a service that failed is not tried yet.
+// waits reports whether a pen is not started yet because that failed before.
 func (d *Driver) waits(u unit) bool {
-	return u.plan.action != nothing && u.plan.action != stop && d.now().Before(d.failure(u.key).until)
+	return (u.plan.action == start || u.plan.action == replace) && d.now().Before(d.failure(u.key).until)
 }
 
 // bring brings one service to what is wanted, and proves it.
-func (d *Driver) bring(ctx context.Context, u unit) result {
-	if d.waits(u) {
-		return result{}
+func (d *Driver) bring(ctx context.Context, u *unit) {
+	if ctx.Err() != nil {
+		return // what was observed may be wrong
 	}
-	serving, err := d.act(ctx, u)
+	d.count(u.have.process, u.have.deaf)
+	var err error
 	for _, stray := range u.have.strays {
 		err = errors.Join(err, d.files.stop(ctx, stray))
 	}
-	switch {
-	case err != nil:
-		d.fail(u.key, err.Error())
-		return result{}
-	case u.want == nil || u.want.refused != "":
-		return result{changes: u.plan.changes}
+	if len(u.have.strays) > 0 && err == nil {
+		d.files.removeOthers(u.have.process)
 	}
-	d.succeed(u.key)
-	return result{serving, u.plan.changes}
+	if err == nil && d.waits(*u) {
+		return
+	}
+	serving, actErr := d.act(ctx, *u)
+	if err = errors.Join(err, actErr); err != nil {
+		if ctx.Err() == nil {
+			d.fail(u.key, err.Error())
+		}
+		return
+	}
+	u.done = u.plan.changes
+	if u.want != nil && u.want.refused == "" {
+		u.serving = serving
+	}
+	d.succeed(u.key, u.want == nil)
 }
 
 // act does what the plan says and gives the pen that serves then.
@@ -114,7 +127,10 @@ func (d *Driver) act(ctx context.Context, u unit) (process, error) {
 			return process{}, err
 		}
 	case nothing:
-		if u.key.Proto == catalog.UDP && u.have.pid != 0 {
+		if u.have.deaf != nil {
+			return process{}, u.have.deaf
+		}
+		if u.key.Proto == catalog.UDP && len(u.have.table.slots) < u.have.table.size-1 {
 			return u.have.process, d.moveFlows(ctx, u.have.process, u.have.table)
 		}
 	}
@@ -125,60 +141,61 @@ func (d *Driver) act(ctx context.Context, u unit) (process, error) {
 // same user can.
 func (d *Driver) begin(ctx context.Context, u unit) (process, error) {
 	c, old := u.want.command, u.have
-	if err := checkPort(c, old.all()); err != nil {
+	if err := d.checkPort(c, old.all()); err != nil {
 		return process{}, err
-	}
-	if old.pid != 0 && old.uid != u.want.uid {
-		if err := d.files.stop(ctx, old.process); err != nil {
-			return process{}, err
-		}
-		old = observed{}
 	}
 	if err := d.files.prepare(d.user); err != nil {
 		return process{}, err
 	}
-	text, err := d.render.text(u.want.service, c.options, u.plan.next, table{})
+	text, err := d.render.text(u.want.service, c.options, u.plan.next)
 	if err != nil {
 		return process{}, err
 	}
 	if err := put(d.files.config(c.key, c.id()), text); err != nil {
 		return process{}, err
 	}
-	started, err := d.start(ctx, c)
+	if old.pid != 0 && old.uid != u.want.uid {
+		if Installed() == "" {
+			return process{}, errNotInstalled
+		}
+		if err := d.files.stop(ctx, old.process); err != nil {
+			return process{}, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return process{}, err
+	}
+	started, err := d.start(c)
 	if err != nil {
 		return process{}, err
 	}
-	d.mu.Lock()
-	d.children[started.pid] = started
-	d.mu.Unlock()
 	if err := d.verify(ctx, started.process, u.plan.next); err != nil {
-		return process{}, err
+		return process{}, errors.Join(err, d.files.kill(ctx, started.process))
+	}
+	end := d.files.stop
+	if old.deaf != nil {
+		end = d.files.kill
 	}
 	if old.pid != 0 {
-		end := d.files.stop
-		if old.deaf != nil {
-			end = d.files.kill
-		}
 		if err := end(ctx, old.process); err != nil {
 			return process{}, err
 		}
-		d.files.removeOld(old.process, started.process)
 	}
+	d.files.removeOthers(started.process)
 	return started.process, nil
 }
 
 // tell gives a running pen its servers.
 func (d *Driver) tell(ctx context.Context, u unit) error {
 	p := u.have.process
-	text, err := d.render.text(u.want.service, u.want.command.options, u.plan.next, u.have.table)
+	text, err := d.render.text(u.want.service, u.want.command.options, u.plan.next)
 	if err != nil {
 		return err
 	}
-	path := d.files.config(p.key, p.id)
-	if err := put(path, text); err != nil {
+	if err := put(d.files.config(p.key, p.id), text); err != nil {
 		return err
 	}
-	if err := (control{d.files.socket(p.key, p.id)}).include(ctx, path); err != nil {
+	if err := d.command(ctx, p, tableLines(u.plan.next, u.have.table)); err != nil {
 		return err
 	}
 	d.files.trimLog(p.key)
@@ -194,39 +211,50 @@ func (d *Driver) verify(ctx context.Context, p process, want slots) error {
 	if !maps.Equal(t.slots, want) {
 		return fmt.Errorf("pen %d was told the servers %v, and has %v", p.pid, want, t.slots)
 	}
-	if p.key.Proto == catalog.UDP {
+	if p.key.Proto == catalog.UDP && len(t.slots) < t.size-1 {
 		return d.moveFlows(ctx, p, t)
 	}
 	return nil
 }
 
 // remember keeps what was proven, has the pens watched, and sets when what failed is tried again.
-func (d *Driver) remember(v view, results []result) {
+func (d *Driver) remember(v view) {
 	if v.all {
 		d.verified = map[catalog.Key]proof{}
 	}
-	for i, u := range v.units {
+	seen := map[int]bool{}
+	for _, u := range v.units {
+		seen[u.have.pid] = true
 		delete(d.verified, u.key)
-		if results[i].process.pid != 0 {
-			d.verified[u.key] = proof{u.want.service, results[i].process}
+		if u.serving.pid != 0 {
+			d.verified[u.key] = proof{u.want.service, u.serving}
+		}
+		if v.all {
+			d.files.trimLog(u.key)
 		}
 	}
-	var pids []int
+	var pens []process
+	alive := map[int]bool{}
 	for _, p := range d.verified {
-		pids = append(pids, p.process.pid)
+		pens = append(pens, p.process)
+		alive[p.process.pid] = true
 	}
-	latest(d.pids, pids)
+	latest(d.pens, pens)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var next time.Time
-	for key, f := range d.failures {
-		if _, served := d.verified[key]; served || v.want[key] == nil || v.want[key].refused != "" {
-			if v.want[key] == nil {
-				delete(d.failures, key)
-			}
-			continue
+	maps.DeleteFunc(d.ended, func(pid int, _ bool) bool { return !alive[pid] })
+	maps.DeleteFunc(d.missed, func(pid, _ int) bool { return v.all && !seen[pid] })
+	maps.DeleteFunc(d.children, func(pid int, c *child) bool {
+		select {
+		case <-c.done:
+			return !alive[pid]
+		default:
+			return false
 		}
-		if next.IsZero() || f.until.Before(next) {
+	})
+	var next time.Time
+	for _, f := range d.failures {
+		if f.reason != "" && (next.IsZero() || f.until.Before(next)) {
 			next = f.until
 		}
 	}
@@ -235,7 +263,7 @@ func (d *Driver) remember(v view, results []result) {
 	}
 }
 
-// latest puts a value into a channel of size 1, in the place of one that nobody took.
+// latest puts a value into a channel of size 1, in the place of one that nobody took. One goroutine alone sends.
 func latest[T any](ch chan T, v T) {
 	select {
 	case <-ch:
@@ -246,20 +274,26 @@ func latest[T any](ch chan T, v T) {
 
 // describe adds the problems and what an operator wants to know.
 func (d *Driver) describe(v view, r *catalog.Report) {
-	for key, w := range v.want {
-		v.note(w.service.Title(), d.failure(key).reason)
+	d.mu.Lock()
+	for key, f := range d.failures {
+		title := key.String()
+		if w := v.want[key]; w != nil {
+			title = w.service.Title()
+		}
+		v.note(title, f.reason)
 	}
 	for key, p := range d.verified {
-		if w := v.want[key]; w != nil && d.isBusy(p.process.pid) {
+		if w := v.want[key]; w != nil && d.busy[p.process.pid] {
 			v.note(w.service.Title(), fmt.Sprintf("its pen (pid %d) takes a whole core, with traffic or by a fault of pen (see the README); it is replaced when it has no connection",
 				p.process.pid))
 		}
 	}
+	d.mu.Unlock()
 	slices.SortFunc(v.problems, func(a, b catalog.Problem) int {
 		return slices.Compare([]string{a.Subject, a.Reason}, []string{b.Subject, b.Reason})
 	})
 	r.Problems = v.problems
-	r.Facts = []catalog.Fact{{Name: "pens", Value: strconv.Itoa(len(d.verified))}}
+	r.Facts = []catalog.Fact{{Name: "served", Value: strconv.Itoa(len(d.verified))}}
 	if len(v.want) > 0 {
 		r.Facts = append(r.Facts, catalog.Fact{Name: "user", Value: d.user.name})
 	}

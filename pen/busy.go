@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/meltwater/proxymatic/runtime/host"
+	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // With -P, pen can forget to take a socket whose connection was refused out of its poll set. From then on poll returns at
@@ -14,24 +15,32 @@ import (
 // busyPause is how often it is looked for them.
 const busyPause = 5 * time.Second
 
-// findBusy notes which pens never slept since the last time, and reports whether there are any, or were.
-func (d *Driver) findBusy(pids []int) bool {
+// findBusy notes which pens of TCP services never slept since the last pulses, and gives the new ones.
+func (d *Driver) findBusy(pens []process, last map[int]host.Pulse) map[int]host.Pulse {
 	pulses, busy := map[int]host.Pulse{}, map[int]bool{}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, pid := range pids {
-		now, err := host.ReadPulse(pid)
+	for _, p := range pens {
+		if p.key.Proto != catalog.TCP {
+			continue
+		}
+		now, err := host.ReadPulse(p.pid)
 		if err != nil {
 			continue // it has ended
 		}
-		pulses[pid] = now
-		if before, known := d.pulses[pid]; known && now.Restless(before) {
-			busy[pid] = true
+		pulses[p.pid] = now
+		if before, known := last[p.pid]; known && now.Restless(before) {
+			busy[p.pid] = true
 		}
 	}
-	found := len(busy)+len(d.busy) > 0
-	d.pulses, d.busy = pulses, busy
-	return found
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.busy = busy
+	return pulses
+}
+
+func (d *Driver) anyBusy() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.busy) > 0
 }
 
 func (d *Driver) isBusy(pid int) bool {

@@ -10,46 +10,42 @@ import (
 
 // remove removes all files of a service.
 func (f files) remove(key catalog.Key) {
-	f.sweep(func(name string) bool { return keyOf(name) == fileName(key) })
+	f.sweep(func(path string) bool { return keyOf(filepath.Base(path)) == fileName(key) })
 }
 
-// removeOld removes what a pen needed, unless the one that replaced it has the same.
-func (f files) removeOld(old, by process) {
-	if old.id != by.id {
-		for _, path := range []string{f.config(old.key, old.id), f.socket(old.key, old.id)} {
-			_ = os.Remove(path) // or at the next resync
-		}
-	}
+// removeOthers removes the files of a service that its pen does not need.
+func (f files) removeOthers(p process) {
+	need := map[string]bool{f.log(p.key): true, f.config(p.key, p.id): true, p.socket: true}
+	f.sweep(func(path string) bool { return keyOf(filepath.Base(path)) == fileName(p.key) && !need[path] })
 }
 
 // clean removes the files of pens that are gone. Those of services that are wanted stay while they are not served.
-func (f files) clean(v view, results []result) {
+func (f files) clean(v view) {
 	keep, all := map[string]bool{}, map[string]bool{}
-	for i, u := range v.units {
+	for _, u := range v.units {
+		name := fileName(u.key)
 		if u.want == nil {
 			continue
 		}
-		name := fileName(u.key)
-		all[name] = results[i].process.pid == 0
-		keep[name+"-"+results[i].process.id] = true
-		keep[name] = true
+		if all[name] = u.serving.pid == 0; !all[name] {
+			for _, path := range []string{f.log(u.key), f.config(u.key, u.serving.id), u.serving.socket} {
+				keep[path] = true
+			}
+		}
 	}
-	f.sweep(func(name string) bool {
-		base := strings.TrimSuffix(name, filepath.Ext(name))
-		return !keep[base] && !all[keyOf(name)]
-	})
+	f.sweep(func(path string) bool { return !keep[path] && !all[keyOf(filepath.Base(path))] })
 }
 
-// sweep removes the files of pens whose names are to go. What cannot be removed is tried again at the next resync.
-func (f files) sweep(goes func(name string) bool) {
+// sweep removes the files of pens that are to go. What cannot be removed is tried again at the next resync.
+func (f files) sweep(goes func(path string) bool) {
 	for _, dir := range []string{f.dir(), f.own()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			continue
 		}
 		for _, e := range entries {
-			if keyOf(e.Name()) != "" && goes(e.Name()) {
-				_ = os.Remove(filepath.Join(dir, e.Name()))
+			if path := filepath.Join(dir, e.Name()); keyOf(e.Name()) != "" && goes(path) {
+				_ = os.Remove(path)
 			}
 		}
 	}

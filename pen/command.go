@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
 	"strconv"
@@ -27,8 +28,9 @@ func (f files) config(key catalog.Key, id string) string {
 	return filepath.Join(f.dir(), fileName(key)+"-"+id+".cfg")
 }
 
-func (f files) socket(key catalog.Key, id string) string {
-	return filepath.Join(f.own(), fileName(key)+"-"+id+".sock")
+// newSocket is a control socket that no other pen has, not even one that was started for the same.
+func (f files) newSocket(key catalog.Key, id string) string {
+	return filepath.Join(f.own(), fmt.Sprintf("%s-%s-%08x.sock", fileName(key), id, rand.Uint32()))
 }
 
 // sink is where pen sends the clients of a TCP service when no server takes them.
@@ -83,6 +85,9 @@ func (c command) words() []string {
 	return words
 }
 
+// String tells people what is started.
+func (c command) String() string { return "pen " + strings.Join(append(c.words(), c.listen()), " ") }
+
 // id is short, and differs between commands that differ.
 func (c command) id() string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", c.words(), c.listen(), c.options))
@@ -90,12 +95,12 @@ func (c command) id() string {
 }
 
 // args gives all arguments.
-func (c command) args(f files) []string {
+func (c command) args(f files, socket string) []string {
 	words := c.words()
 	if c.key.Proto == catalog.TCP {
 		words = append(words, "-e", f.sink())
 	}
-	return append(words, "-C", f.socket(c.key, c.id()), "-F", f.config(c.key, c.id()), c.listen())
+	return append(words, "-C", socket, "-F", f.config(c.key, c.id()), c.listen())
 }
 
 // listen is pen's way to write an address: IPv6 without brackets, with which it crashes.
@@ -106,7 +111,7 @@ const maxSocketPath = 107
 
 // checkPaths refuses a run directory whose paths pen cannot be given.
 func (f files) checkPaths() error {
-	longest := f.socket(catalog.Key{Port: 65535, Proto: catalog.UDP}, "00000000")
+	longest := f.newSocket(catalog.Key{Port: 65535, Proto: catalog.UDP}, "00000000")
 	if len(longest) > maxSocketPath {
 		return fmt.Errorf("run directory %s: it is %d bytes too long for the paths of pen's sockets", f.runDir, len(longest)-maxSocketPath)
 	}

@@ -25,9 +25,9 @@ func TestCommands(t *testing.T) {
 			"-f -P -r -O 'pending_max 1000000' -t 2 -b 5 -x 1 -c 256 -e /run/pm/pen/none.sock {} 2001:db8::1:80"},
 	} {
 		base := string(c.key.Proto) + "-" + strings.TrimLeft(c.key.String()[:2], "0") + "-" + c.id()
-		paths := "-C /run/pm/pen/own/" + base + ".sock -F /run/pm/pen/" + base + ".cfg"
+		paths := "-C /run/pm/pen/own/s.sock -F /run/pm/pen/" + base + ".cfg"
 		want := strings.Replace(c.want, "{}", paths, 1)
-		args := c.args(f)
+		args := c.args(f, "/run/pm/pen/own/s.sock")
 		for i, a := range args {
 			if strings.Contains(a, " ") {
 				args[i] = "'" + a + "'"
@@ -75,7 +75,7 @@ func TestFileNamesAreReadAsTheyAreWritten(t *testing.T) {
 		if key != want || id != "0a1b2c3d" || !ok {
 			t.Errorf("%s: got %v %q %t", want, key, id, ok)
 		}
-		for _, path := range []string{f.config(want, "0a1b2c3d"), f.socket(want, "0a1b2c3d"), f.log(want), f.statistics(want), f.commands(want), f.config(want, "x") + ".new"} {
+		for _, path := range []string{f.config(want, "0a1b2c3d"), f.newSocket(want, "0a1b2c3d"), f.log(want), f.statistics(want), f.commands(want), f.config(want, "x") + ".new"} {
 			if got := keyOf(path[strings.LastIndex(path, "/")+1:]); got != fileName(want) {
 				t.Errorf("%s is of %q, want %q", path, got, fileName(want))
 			}
@@ -95,7 +95,7 @@ func TestFileNamesAreReadAsTheyAreWritten(t *testing.T) {
 }
 
 func TestRunDirectoriesThatPenCannotUseAreRefused(t *testing.T) {
-	longest := "/" + strings.Repeat("d", maxSocketPath-len("/pen/own/udp-65535-00000000.sock")-1)
+	longest := "/" + strings.Repeat("d", maxSocketPath-len("/pen/own/udp-65535-00000000-00000000.sock")-1)
 	for dir, want := range map[string]string{
 		"/run/pm":       "",
 		longest:         "",

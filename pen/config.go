@@ -32,9 +32,8 @@ func (r renderer) options(s catalog.Service) ([]string, error) {
 	return optionLines(lines), nil
 }
 
-// text gives the whole configuration for a table of servers, which follows the one that the running pen has: slots that are empty
-// now are told so, and a slot that was filled anew is not left out for what its former server did.
-func (r renderer) text(s catalog.Service, options []string, next slots, have table) (string, error) {
+// text gives the whole configuration for a table of servers.
+func (r renderer) text(s catalog.Service, options []string, next slots) (string, error) {
 	lines, err := r.lines(s, next)
 	if err != nil {
 		return "", err
@@ -60,15 +59,24 @@ func (r renderer) text(s catalog.Service, options []string, next slots, have tab
 		b.WriteString(line.text + "\n")
 	}
 	b.WriteString(slotZero)
-	for i := 1; i < have.size; i++ {
+	return b.String(), nil
+}
+
+// tableLines give a running pen another table. Options are not said again, since some add up. Slots that are empty now are told
+// so, and one that was filled anew is not left out for what its former server did.
+func tableLines(next slots, have table) string {
+	var b strings.Builder
+	b.WriteString(slotZero)
+	for i := 1; i < have.size || len(next) > 0 && i <= slices.Max(slices.Collect(maps.Keys(next))); i++ {
 		switch {
+		case next[i] == have.slots[i] && i < have.size:
 		case !next[i].IsValid():
 			fmt.Fprintf(&b, "server %d address 0.0.0.0 port 0\n", i)
-		case next[i] != have.slots[i]:
-			fmt.Fprintf(&b, "server %d blacklist 0\n", i)
+		default:
+			fmt.Fprintf(&b, "%s\nserver %d blacklist 0\n", serverLine(i, next), i)
 		}
 	}
-	return b.String(), nil
+	return b.String()
 }
 
 // line is a line of a configuration that pen can be given.
@@ -102,7 +110,7 @@ func (r renderer) lines(s catalog.Service, table slots) ([]line, error) {
 		l, ok := readLine(text)
 		if !ok {
 			return nil, fmt.Errorf("template %s: line %d of its text, %q, is refused; allowed are comments, {{.Line}} of each server, and the options %s",
-				r.template.Name(), n+1, text, strings.Join(slices.Sorted(maps.Keys(allowed())), ", "))
+				r.template.Name(), n+1, text, allowedOptions)
 		}
 		out = append(out, l)
 	}
@@ -132,30 +140,15 @@ func readLine(text string) (line, bool) {
 		l.kind = server
 		return l, true // compared with the lines of .Servers later
 	}
-	name, rest := words[0], words[1:]
-	if name == "no" && len(rest) > 0 {
-		name, rest = name+" "+rest[0], rest[1:]
-	}
-	arguments, known := allowed()[name]
-	return l, known && arguments.MatchString(strings.Join(rest, " "))
+	return l, optionPattern.MatchString(l.text)
 }
 
-var (
-	none    = regexp.MustCompile(`^$`)
-	number  = regexp.MustCompile(`^[0-9]{1,6}$`)
-	index   = regexp.MustCompile(`^[0-9]$`)
-	closing = regexp.MustCompile(`^(off|up|down|both)$`)
-	acl     = regexp.MustCompile(`^[0-9] (permit|deny) [0-9.]{7,15}( [0-9.]{7,15})?$`)
-)
+// allowedOptions and optionPattern say which options may stand in a configuration. Left out are those that end pen or crash it, that
+// open files or ports, and the ways to choose a server by which UDP services lose most of their traffic.
+const allowedOptions = "acl, client_acl, blacklist, debug, http, keepalive, tcp_fastclose, tcp_nodelay, timeout, tracking"
 
-// allowed are the options that may stand in a configuration, and what may follow each. Left out are those that end pen or
-// crash it, that open files or ports, and the ways to choose a server by which UDP services lose most of their traffic.
-func allowed() map[string]*regexp.Regexp {
-	return map[string]*regexp.Regexp{
-		"acl": acl, "client_acl": index, "blacklist": number, "debug": index, "http": none, "no http": none, "keepalive": none,
-		"no keepalive": none, "tcp_fastclose": closing, "tcp_nodelay": none, "no tcp_nodelay": none, "timeout": number, "tracking": number,
-	}
-}
+var optionPattern = regexp.MustCompile(`^(acl [0-9] (permit|deny) [0-9.]{7,15}( [0-9.]{7,15})?|(client_acl|debug) [0-9]|` +
+	`(blacklist|timeout|tracking) [0-9]{1,6}|(no )?(http|keepalive|tcp_nodelay)|tcp_fastclose (off|up|down|both))$`)
 
 func optionLines(lines []line) []string {
 	var out []string

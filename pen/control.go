@@ -22,9 +22,6 @@ const (
 	maxAnswer = 1 << 20
 )
 
-// errAnswer marks a pen whose control socket does not answer as pen's does.
-var errAnswer = errors.New("the control socket does not answer")
-
 // control is the control socket of a pen.
 //
 // pen serves it in its only loop: from the connection until the command has come it does nothing else. So the command is sent
@@ -37,7 +34,7 @@ func (c control) ask(ctx context.Context, command string) (answer string, pid in
 	defer cancel()
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("%w: %s: %w", errAnswer, strings.Fields(command)[0], err)
+			err = fmt.Errorf("its control socket does not answer %s: %w", strings.Fields(command)[0], err)
 		}
 	}()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.path)
@@ -86,16 +83,6 @@ type table struct {
 	flows map[int]int // by slot, what goes through it; connections of TCP services that are being made are not counted
 }
 
-// idle reports whether nothing goes through.
-func (t table) idle() bool {
-	for _, n := range t.flows {
-		if n > 0 {
-			return false
-		}
-	}
-	return true
-}
-
 // servers reads the table, and the process that has it.
 func (c control) servers(ctx context.Context) (table, int, error) {
 	text, pid, err := c.ask(ctx, "servers")
@@ -117,13 +104,13 @@ func readServers(text string) (table, error) {
 	for line := range strings.Lines(text) {
 		w := strings.Fields(strings.Replace(line, "(unknown address family 0", "0.0.0.0", 1))
 		if len(w) < 7 || w[1] != "addr" || w[3] != "port" || w[5] != "conn" {
-			return table{}, fmt.Errorf("%w: servers: %q", errAnswer, line)
+			return table{}, fmt.Errorf("its control socket answers no table of servers: %q", line)
 		}
 		i, err := strconv.Atoi(w[0])
 		port, portErr := strconv.ParseUint(w[4], 10, 16)
 		flows, flowsErr := strconv.Atoi(w[6])
 		if err = errors.Join(err, portErr, flowsErr); err != nil || i != t.size {
-			return table{}, fmt.Errorf("%w: servers: %q", errAnswer, line)
+			return table{}, fmt.Errorf("its control socket answers no table of servers: %q", line)
 		}
 		t.size++
 		t.flows[i] = flows

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/meltwater/proxymatic/runtime/host"
 	"github.com/meltwater/proxymatic/sources/catalog"
 	"github.com/meltwater/proxymatic/templates"
 )
@@ -43,7 +42,7 @@ type Driver struct {
 
 	resync atomic.Bool
 	alarm  chan time.Duration // when to ask for another pass; the latest counts
-	pids   chan []int         // the pens that run, when they change
+	pens   chan []process     // those that serve, when they change
 
 	sinkErr atomic.Pointer[string] // why nobody takes the clients of TCP services without servers
 
@@ -51,11 +50,14 @@ type Driver struct {
 	// look at less, and of what failed, to try it less often; nothing breaks when it is lost.
 	user     identity
 	verified map[catalog.Key]proof
-	mu       sync.Mutex // around the rest: services are brought up at the same time
+
+	// So does this, but services are brought up at the same time, and Run looks after pens beside them.
+	mu       sync.Mutex
 	children map[int]*child
 	failures map[catalog.Key]failure
 	busy     map[int]bool // pens that took a whole core when they were last looked at
-	pulses   map[int]host.Pulse
+	ended    map[int]bool // pens that have ended
+	missed   map[int]int  // how often in a row a pen has not answered
 }
 
 // proof is a service as it was last seen to be served.
@@ -71,7 +73,7 @@ func New(config Config) (*Driver, error) {
 		return nil, err
 	}
 	d := &Driver{config: config, files: files{config.RunDir}, render: renderer{t, config.Servers}, now: time.Now,
-		alarm: make(chan time.Duration, 1), pids: make(chan []int, 1), children: map[int]*child{}, failures: map[catalog.Key]failure{}}
+		alarm: make(chan time.Duration, 1), pens: make(chan []process, 1), children: map[int]*child{}, failures: map[catalog.Key]failure{}, ended: map[int]bool{}, missed: map[int]int{}}
 	return d, d.tryTemplate()
 }
 
@@ -86,7 +88,7 @@ func (d *Driver) tryTemplate() error {
 		if err != nil {
 			return err
 		}
-		if _, err := d.render.text(s, options, slots{1: addr, 2: addr}, table{}); err != nil {
+		if _, err := d.render.text(s, options, slots{1: addr, 2: addr}); err != nil {
 			return err
 		}
 	}

@@ -2,14 +2,14 @@ package pen
 
 import (
 	"fmt"
-	"strings"
+	"math/rand/v2"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 const (
-	steady       = 10 * time.Second // a pen that has lived so long is started again at once when it ends
+	steady       = 10 * time.Second // what has gone well for so long is begun at once when it fails
 	shortestWait = 500 * time.Millisecond
 	longestWait  = 30 * time.Second
 )
@@ -17,9 +17,10 @@ const (
 // failure is what went wrong with a service lately.
 type failure struct {
 	count  int       // in a row
-	until  time.Time // when it is tried again
-	reason string    // what is wrong now; empty when it is served
-	died   string    // how its last pen ended
+	until  time.Time // when a pen is started for it again
+	reason string    // what is wrong now; empty when nothing is
+	pid    int       // of its last pen that ended
+	died   string    // how that ended; empty when another serves
 }
 
 func (d *Driver) failure(key catalog.Key) failure {
@@ -28,20 +29,23 @@ func (d *Driver) failure(key catalog.Key) failure {
 	return d.failures[key]
 }
 
-// fail notes that a service could not be served as it is wanted.
+// fail notes that a service could not be brought to what is wanted.
 func (d *Driver) fail(key catalog.Key, reason string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f := d.failures[key]
 	f.reason = reason
-	d.failures[key] = f.again(d.now())
+	d.failures[key] = f.again(d.now(), rand.Float64())
 }
 
-// succeed notes that a service is served. How often it failed is forgotten when its pen has lived for a while.
-func (d *Driver) succeed(key catalog.Key) {
+// succeed notes that a service is as it is wanted, or gone.
+func (d *Driver) succeed(key catalog.Key, gone bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if f, ok := d.failures[key]; ok {
+	f, ok := d.failures[key]
+	if gone {
+		delete(d.failures, key)
+	} else if ok {
 		f.reason, f.died = "", ""
 		d.failures[key] = f
 	}
@@ -50,35 +54,38 @@ func (d *Driver) succeed(key catalog.Key) {
 // noteDeath notes how a pen has ended, once.
 func (d *Driver) noteDeath(p process) {
 	d.mu.Lock()
+	c := d.children[p.pid]
+	delete(d.children, p.pid)
+	noted := d.failures[p.key].pid == p.pid
+	d.mu.Unlock()
+	if noted {
+		return // by a Plan
+	}
+	died, early := fmt.Sprintf("pen %d has ended", p.pid), false
+	if c != nil {
+		died, early = died+": "+d.files.ending(c), d.now().Sub(c.began) < steady
+	}
+	d.mu.Lock()
 	defer d.mu.Unlock()
 	f := d.failures[p.key]
-	end := fmt.Sprintf("pen %d has ended", p.pid)
-	if strings.HasPrefix(f.died, end) {
-		return // a Plan has noted it already
-	}
-	f.died = end
-	if c := d.children[p.pid]; c != nil {
-		delete(d.children, p.pid)
-		<-c.done // it is gone already
-		f.died += ": " + *c.ended.Load()
-		if words := d.files.lastWords(p.key); words != "" {
-			f.died += "; it said last: " + words
-		}
-		if d.now().Sub(c.began) < steady {
-			f.reason = f.died + "; it is started again, with growing pauses"
-			f = f.again(d.now())
-		} else {
-			f.count = 0
-		}
+	f.pid, f.died = p.pid, died
+	if early {
+		f.reason = died + "; it is started again, with growing pauses"
+		f = f.again(d.now(), rand.Float64())
 	}
 	d.failures[p.key] = f
 }
 
-// again counts a failure, and sets when the service is tried again: once at once, and then with growing pauses.
-func (f failure) again(now time.Time) failure {
+// again counts a failure, and sets when the service is tried again: once at once, and then with growing pauses. random is in
+// [0, 1).
+func (f failure) again(now time.Time, random float64) failure {
+	if now.Sub(f.until) > steady {
+		f.count = 0
+	}
 	f.until = now
 	if f.count > 0 {
-		f.until = now.Add(min(longestWait, shortestWait<<min(f.count-1, 10)))
+		wait := min(longestWait*4/5, shortestWait<<min(f.count-1, 10))
+		f.until = now.Add(wait + time.Duration(float64(wait)/4*random))
 	}
 	f.count++
 	return f

@@ -3,8 +3,8 @@ package pen
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -24,15 +24,15 @@ func TestPausesGrow(t *testing.T) {
 	var got []time.Duration
 	var f failure
 	for range 10 {
-		f = f.again(now)
+		f = f.again(now, 0)
 		got = append(got, f.until.Sub(now))
 	}
 	const s = time.Second
-	if want := []time.Duration{0, s / 2, s, 2 * s, 4 * s, 8 * s, 16 * s, 30 * s, 30 * s, 30 * s}; !slices.Equal(got, want) {
+	if want := []time.Duration{0, s / 2, s, 2 * s, 4 * s, 8 * s, 16 * s, 24 * s, 24 * s, 24 * s}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	f.count = 1 << 40
-	if got := f.again(now).until.Sub(now); got != longestWait {
+	if got := f.again(now, 0).until.Sub(now); got != longestWait*4/5 {
 		t.Errorf("after very many: %v", got)
 	}
 }
@@ -47,34 +47,33 @@ func TestAFailedServiceWaitsUnlessNothingIsToDo(t *testing.T) {
 		t.Error("it is not tried again at once")
 	}
 	d.fail(key, "second")
-	for _, a := range []action{start, replace, update} {
+	for _, a := range []action{start, replace} {
 		if !waits(a) {
 			t.Errorf("%s does not wait", a)
 		}
 	}
-	if waits(stop) || waits(nothing) {
-		t.Error("what is gone waits to be stopped")
+	if waits(stop) || waits(nothing) || waits(update) {
+		t.Error("what starts no pen waits")
 	}
-	if waits, want := d.failure(key).until.Sub(*now), shortestWait; waits != want {
-		t.Errorf("it waits %v, want %v", waits, want)
+	if waits, want := d.failure(key).until.Sub(*now), shortestWait; waits < want || waits > want*5/4 {
+		t.Errorf("it waits %v, want %v and some", waits, want)
 	}
-	*now = now.Add(shortestWait)
+	*now = now.Add(shortestWait * 5 / 4)
 	if waits(start) {
 		t.Error("it waits for ever")
 	}
 	if got := d.failure(key).reason; got != "second" {
 		t.Errorf("reason %q", got)
 	}
-	d.succeed(key)
+	d.succeed(key, false)
 	if got := d.failure(key).reason; got != "" {
 		t.Errorf("served, with the problem %q", got)
 	}
 }
 
 // ended gives a child that lived for a while.
-func ended(d *Driver, p process, lived time.Duration, how string) {
-	c := &child{process: p, began: d.now().Add(-lived), done: make(chan struct{})}
-	c.ended.Store(&how)
+func ended(d *Driver, p process, lived time.Duration, how error) {
+	c := &child{process: p, began: d.now().Add(-lived), done: make(chan struct{}), err: how}
 	close(c.done)
 	d.children[p.pid] = c
 }
@@ -88,16 +87,16 @@ func TestDeathsAreNoted(t *testing.T) {
 		log   string
 		want  failure
 	}{
-		{"adopted", 0, "words", failure{count: 3, died: "pen 9 has ended"}},
-		{"soon", time.Second, "", failure{count: 4, until: time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC), died: "pen 9 has ended: exit status 1",
+		{"adopted", 0, "words", failure{count: 3, pid: 9, died: "pen 9 has ended"}},
+		{"soon", time.Second, "", failure{count: 4, pid: 9, died: "pen 9 has ended: exit status 1",
 			reason: "pen 9 has ended: exit status 1; it is started again, with growing pauses"}},
-		{"with last words", time.Second, "first\n\x1bsecond\n\n", failure{count: 4, until: time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC),
+		{"with last words", time.Second, "first\n\x1bsecond\n\n", failure{count: 4, pid: 9,
 			died:   "pen 9 has ended: exit status 1; it said last: ?second",
 			reason: "pen 9 has ended: exit status 1; it said last: ?second; it is started again, with growing pauses"}},
-		{"after a while", steady, "", failure{died: "pen 9 has ended: exit status 1"}},
+		{"after a while", steady, "", failure{count: 3, pid: 9, died: "pen 9 has ended: exit status 1"}},
 	} {
-		d, _ := clocked(t)
-		d.failures[key] = failure{count: 3}
+		d, now := clocked(t)
+		d.failures[key] = failure{count: 3, until: *now}
 		if err := os.MkdirAll(d.files.dir(), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -105,9 +104,13 @@ func TestDeathsAreNoted(t *testing.T) {
 			t.Fatal(err)
 		}
 		if c.lived > 0 {
-			ended(d, p, c.lived, "exit status 1")
+			ended(d, p, c.lived, exec.Command("sh", "-c", "exit 1").Run())
 		}
 		d.noteDeath(p)
+		c.want.until = *now
+		if f := d.failure(key); f.count == 4 && !f.until.Before(now.Add(2*time.Second)) && !f.until.After(now.Add(2500*time.Millisecond)) {
+			c.want.until = f.until
+		}
 		if got := d.failure(key); got != c.want {
 			t.Errorf("%s: got %+v, want %+v", c.name, got, c.want)
 		}
@@ -123,60 +126,42 @@ func TestDeathsAreNoted(t *testing.T) {
 
 func TestTheNextPassIsAskedForWhenTheFirstServiceIsDue(t *testing.T) {
 	d, now := clocked(t)
-	d.alarm, d.pids, d.verified = make(chan time.Duration, 1), make(chan []int, 1), map[catalog.Key]proof{}
-	v := view{want: map[catalog.Key]*wanted{}}
-	for port := range uint16(5) {
-		w := dns(5)
-		w.service.Port = port
-		v.want[w.service.Key] = w
-		v.units = append(v.units, unit{key: w.service.Key, want: w})
-		d.failures[w.service.Key] = failure{count: 1, until: now.Add(time.Duration(port) * time.Second), reason: "x"}
-	}
-	v.want[catalog.Key{Port: 1, Proto: catalog.UDP}].refused = "nothing will change that"
-	delete(v.want, catalog.Key{Port: 2, Proto: catalog.UDP}) // gone
-	results := make([]result, 5)
-	results[0].process.pid = 12 // served
-	d.remember(v, results)
+	d.alarm, d.pens, d.verified = make(chan time.Duration, 1), make(chan []process, 1), map[catalog.Key]proof{}
+	key := func(port uint16) catalog.Key { return catalog.Key{Port: port, Proto: catalog.UDP} }
+	v := view{units: []unit{{key: key(9), want: dns(5), serving: process{pid: 12}}}}
+	d.failures = map[catalog.Key]failure{key(1): {until: now.Add(4 * time.Second), reason: "x"}, key(2): {until: now.Add(3 * time.Second), reason: "y"},
+		key(9): {until: now.Add(time.Second)}}
+	d.remember(v)
 	if wait := <-d.alarm; wait != 3*time.Second {
 		t.Errorf("in %v, want 3s", wait)
 	}
-	if pids := <-d.pids; !slices.Equal(pids, []int{12}) {
-		t.Errorf("watched: %v", pids)
-	}
-	if _, kept := d.failures[catalog.Key{Port: 2, Proto: catalog.UDP}]; kept {
-		t.Error("the failures of a service that is gone are kept")
+	if pens := <-d.pens; len(pens) != 1 || pens[0].pid != 12 {
+		t.Errorf("watched: %v", pens)
 	}
 	*now = now.Add(time.Hour)
-	d.remember(v, results)
+	d.remember(v)
 	if wait := <-d.alarm; wait != 0 {
 		t.Errorf("overdue: in %v", wait)
 	}
-	for i := range results {
-		results[i].process.pid = 1 + i
-	}
-	delete(v.want, v.units[4].key)
-	d.remember(view{want: map[catalog.Key]*wanted{}}, nil)
-	if len(d.alarm) != 0 || len(d.failures) != 0 {
-		t.Errorf("nothing is wanted: alarms %d, failures %v", len(d.alarm), d.failures)
+	d.succeed(key(1), true)
+	d.succeed(key(2), false)
+	d.remember(v)
+	if _, kept := d.failures[key(1)]; len(d.alarm) != 0 || kept {
+		t.Errorf("nothing fails: alarms %d, failures %v", len(d.alarm), d.failures)
 	}
 }
 
-func TestLastWordsAreShortAndPrintable(t *testing.T) {
-	d, _ := clocked(t)
+func TestLongAgoIsForgotten(t *testing.T) {
+	d, now := clocked(t)
 	key := catalog.Key{Port: 53, Proto: catalog.UDP}
-	if got := d.files.lastWords(key); got != "" {
-		t.Errorf("without a log: %q", got)
+	for range 10 {
+		d.fail(key, "x")
+		*now = d.failure(key).until
 	}
-	if err := os.MkdirAll(d.files.dir(), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for text, want := range map[string]string{"": "", "\n": "", "a\nb\x1b[1m": "b?[1m", strings.Repeat("x", 5000): strings.Repeat("x", maxLine)} {
-		if err := os.WriteFile(d.files.log(key), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got := d.files.lastWords(key); got != want {
-			t.Errorf("%q: got %q, want %q", text, got, want)
-		}
+	*now = now.Add(time.Minute)
+	d.fail(key, "x")
+	if f := d.failure(key); f.count != 1 || f.until != *now {
+		t.Errorf("after a minute without a failure: %+v", f)
 	}
 }
 

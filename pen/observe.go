@@ -2,22 +2,27 @@ package pen
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"io/fs"
 	"maps"
 	"slices"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
-// unit is one service, or pens of one that is gone: what is wanted, what runs, and the difference.
+// unit is one service, or pens of one that is gone: what is wanted, what runs, the difference, and what came of it.
 type unit struct {
 	key  catalog.Key
 	want *wanted
 	pens []process
 	have observed
 	plan plan
+
+	serving process          // that serves it as is wanted; its pid is 0 when none does
+	done    []catalog.Change // what was changed
 }
 
 // view is what a pass is about.
@@ -51,23 +56,23 @@ func (d *Driver) view(services []catalog.Service, all bool) (view, error) {
 // look observes the service and plans.
 func (d *Driver) look(ctx context.Context, u *unit) {
 	u.have = d.observe(ctx, u.key, u.pens, u.want)
-	u.plan = makePlan(d.files, u.key, u.want, u.have)
+	u.plan = makePlan(u.key, u.want, u.have)
 }
 
-// each does something with each service, some at a time, so that one whose pen hangs costs the others nothing.
-func (v view) each(do func(i int, u *unit)) {
+// each does something with each service, some at a time: one whose pen hangs delays the end of the pass, not the others.
+func (v view) each(do func(u *unit)) {
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	for i := range v.units {
 		group.Go(func() error {
-			do(i, &v.units[i])
+			do(&v.units[i])
 			return nil
 		})
 	}
 	_ = group.Wait() // of which nobody fails
 }
 
-// touched gives the services that differ from what was proven.
+// touched gives the services that differ from what was proven, or whose pens do.
 func (d *Driver) touched(want map[catalog.Key]*wanted, all bool) map[catalog.Key]bool {
 	keys := map[catalog.Key]bool{}
 	for key, w := range want {
@@ -75,8 +80,15 @@ func (d *Driver) touched(want map[catalog.Key]*wanted, all bool) map[catalog.Key
 			keys[key] = true
 		}
 	}
-	for key := range d.verified {
-		if want[key] == nil {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for key, was := range d.verified {
+		if want[key] == nil || d.ended[was.process.pid] || d.busy[was.process.pid] {
+			keys[key] = true
+		}
+	}
+	for key, f := range d.failures {
+		if f.reason != "" {
 			keys[key] = true
 		}
 	}
@@ -113,13 +125,19 @@ func (d *Driver) scan() (map[catalog.Key][]process, error) {
 
 // observe looks at the pens of a service. Of several the one counts that was started as is wanted, or else one that answers.
 func (d *Driver) observe(ctx context.Context, key catalog.Key, pens []process, want *wanted) observed {
+	if was, ok := d.verified[key]; ok && d.gone(was.process) {
+		d.noteDeath(was.process)
+	} else if ok && !slices.Contains(pens, was.process) {
+		pens = append(slices.Clone(pens), was.process) // overlooked
+	}
 	have, best := observed{}, -1
 	for _, p := range pens {
-		is := observed{process: p}
-		is.table, is.deaf = d.servers(ctx, p)
-		if now, lives := d.files.inspect(p.pid); is.deaf != nil && (!lives || now != p) {
+		if d.gone(p) {
 			continue
 		}
+		is := observed{process: p}
+		is.table, is.deaf = d.servers(ctx, p)
+		is.lost = d.lost(p, is.deaf)
 		score := 0
 		if want != nil && p.id == want.command.id() && p.uid == want.uid {
 			score++
@@ -134,21 +152,51 @@ func (d *Driver) observe(ctx context.Context, key catalog.Key, pens []process, w
 			have.strays = append(have.strays, p)
 		}
 	}
-	if was, ok := d.verified[key]; ok && !slices.Contains(have.all(), was.process) {
-		d.noteDeath(was.process)
-	}
-	have.busy = d.isBusy(have.pid)
 	if have.pid == 0 {
 		have.died = d.failure(key).died
+	} else if have.deaf == nil && d.isBusy(have.pid) {
+		flows, err := d.flows(ctx, have.process)
+		have.spins = err == nil && len(flows) == 0
 	}
 	return have
 }
 
+// misses is how often in a row a pen must not answer until it is given up: each time it has a second for what it does in
+// microseconds, but a whole host can stand still for one.
+const misses = 2
+
+// lost reports whether a pen that does not answer now never will.
+func (d *Driver) lost(p process, deaf error) bool {
+	if errors.Is(deaf, syscall.ECONNREFUSED) || errors.Is(deaf, fs.ErrNotExist) || errors.Is(deaf, errOther) {
+		return true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return deaf != nil && !ourFault(deaf) && d.missed[p.pid]+1 >= misses
+}
+
+// ourFault reports whether an error tells nothing of the other side: we have no files left.
+func ourFault(err error) bool { return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) }
+
+// count counts how often in a row a pen did not answer.
+func (d *Driver) count(p process, deaf error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if deaf == nil {
+		delete(d.missed, p.pid)
+	} else if !ourFault(deaf) {
+		d.missed[p.pid]++
+	}
+}
+
+// errOther says that another process has the control socket.
+var errOther = errors.New("its control socket is another's")
+
 // servers reads the table of a process, and from no other.
 func (d *Driver) servers(ctx context.Context, p process) (table, error) {
-	t, pid, err := control{d.files.socket(p.key, p.id)}.servers(ctx)
+	t, pid, err := control{p.socket}.servers(ctx)
 	if err == nil && pid != p.pid {
-		err = fmt.Errorf("%w: process %d has it", errAnswer, pid)
+		err = errOther
 	}
 	return t, err
 }

@@ -24,8 +24,9 @@ type wanted struct {
 type observed struct {
 	process           // of the pen that serves it; its pid is 0 when there is none
 	table   table     // its servers
-	busy    bool      // it has used a whole core for a while
+	spins   bool      // it takes a whole core, and has no connection
 	deaf    error     // why its control socket does not answer; nil when it does
+	lost    bool      // it will not answer any more
 	strays  []process // others, which take a part of the traffic
 	died    string    // how the pen that served it has ended, if it is known
 }
@@ -49,7 +50,7 @@ type plan struct {
 }
 
 // makePlan compares. want is nil for a service that is gone. A service that cannot be served as it is wanted now goes on as it is.
-func makePlan(f files, key catalog.Key, want *wanted, have observed) plan {
+func makePlan(key catalog.Key, want *wanted, have observed) plan {
 	title := key.String()
 	if want != nil {
 		title = want.service.Title()
@@ -60,7 +61,7 @@ func makePlan(f files, key catalog.Key, want *wanted, have observed) plan {
 		p.action = stop
 		p.changes = []catalog.Change{{Service: title, Action: string(stop), Detail: fmt.Sprintf("pid %d: the service is gone", have.pid)}}
 	case want != nil && want.refused == "":
-		p = planServed(f, title, *want, have)
+		p = planServed(title, *want, have)
 	}
 	for _, s := range have.strays {
 		p.changes = append(p.changes, catalog.Change{Service: title, Action: string(stop), Detail: fmt.Sprintf("pid %d: another serves this port", s.pid)})
@@ -68,7 +69,7 @@ func makePlan(f files, key catalog.Key, want *wanted, have observed) plan {
 	return p
 }
 
-func planServed(f files, title string, want wanted, have observed) plan {
+func planServed(title string, want wanted, have observed) plan {
 	flows := have.table.flows
 	if want.service.Proto == catalog.TCP { // which moves nobody: its connections stay with their server
 		flows = nil
@@ -79,15 +80,17 @@ func planServed(f files, title string, want wanted, have observed) plan {
 	case have.pid == 0:
 		p.action, reason = start, have.died
 		if reason == "" {
-			reason = "pen " + strings.Join(want.command.args(f), " ")
+			reason = want.command.String()
 		}
 	case have.id != want.command.id():
-		p.action, reason = replace, "pen "+strings.Join(want.command.args(f), " ")
+		p.action, reason = replace, want.command.String()
 	case have.uid != want.uid:
 		p.action, reason = replace, fmt.Sprintf("it runs as user %d instead of %d", have.uid, want.uid)
+	case have.deaf != nil && !have.lost:
+		return plan{} // nothing is known of it
 	case have.deaf != nil:
 		p.action, reason = replace, have.deaf.Error()
-	case have.busy && have.table.idle():
+	case have.spins:
 		p.action, reason = replace, fmt.Sprintf("pid %d takes a whole core and has no connection", have.pid)
 	case !maps.Equal(p.next, have.table.slots):
 		p.action = update

@@ -36,9 +36,7 @@ func (p plan) String() string {
 }
 
 func TestPlans(t *testing.T) {
-	f := files{"/run/pm"}
-	id := dns().command.id()
-	line := "pen -f -U -r -b 5 -x 10 -c 256 -C /run/pm/pen/own/udp-53-" + id + ".sock -F /run/pm/pen/udp-53-" + id + ".cfg 10.9.9.9:53"
+	const line = "pen -f -U -r -b 5 -x 10 -c 256 10.9.9.9:53"
 	with := func(o observed, change func(*observed)) observed { change(&o); return o }
 	refused := dns(5, 5)
 	refused.refused = "it cannot be"
@@ -57,7 +55,8 @@ func TestPlans(t *testing.T) {
 		{"another start names the death", dns(5), observed{died: "pen 9 has ended: killed"}, "start pen [1:1]\ndns 53/udp |  | start pen | pen 9 has ended: killed"},
 		{"another command", dns(5), with(runs("1:1"), func(o *observed) { o.id = "other" }), "replace pen [1:1]\ndns 53/udp |  | replace pen | " + line},
 		{"another user", dns(5), with(runs("1:1"), func(o *observed) { o.uid = 8 }), "replace pen [1:1]\ndns 53/udp |  | replace pen | it runs as user 8 instead of 7"},
-		{"no answer", dns(5), with(runs(""), func(o *observed) { o.deaf = errors.New("it is deaf") }), "replace pen [1:1]\ndns 53/udp |  | replace pen | it is deaf"},
+		{"no answer once", dns(5), with(runs(""), func(o *observed) { o.deaf = errors.New("it is deaf") }), " []"},
+		{"no answer", dns(5), with(runs(""), func(o *observed) { o.deaf, o.lost = errors.New("it is deaf"), true }), "replace pen [1:1]\ndns 53/udp |  | replace pen | it is deaf"},
 		{"one that is replaced hands its slots on", dns(5, 5), with(runs("1:2 2:1"), func(o *observed) { o.id = "other" }),
 			"replace pen [1:2 2:1]\ndns 53/udp |  | replace pen | " + line},
 		{"one comes, one goes, one stays", dns(5, 5, 5), runs("1:1 2:2 3:9"),
@@ -72,15 +71,14 @@ func TestPlans(t *testing.T) {
 		{"a service that is gone", nil, runs("1:1"), "stop pen []\n53/udp |  | stop pen | pid 100: the service is gone"},
 		{"a refused service is left as it is", refused, runs("1:9"), " []"},
 		{"or is not begun", refused, observed{}, " []"},
-		{"busy with nothing", dns(5), with(runs("1:1"), func(o *observed) { o.busy = true; o.id = dns(5).command.id() }),
+		{"busy with nothing", dns(5), with(runs("1:1"), func(o *observed) { o.spins = true }),
 			"replace pen [1:1]\ndns 53/udp |  | replace pen | pid 100 takes a whole core and has no connection"},
-		{"busy with something", dns(5), with(runs("1:1"), func(o *observed) { o.busy = true; o.table.flows = map[int]int{1: 1} }), " [1:1]"},
 		{"strays end, whatever else", refused, with(runs("1:9"), func(o *observed) { o.strays = []process{{pid: 5}, {pid: 6}} }),
 			" []\ndns 53/udp |  | stop pen | pid 5: another serves this port\ndns 53/udp |  | stop pen | pid 6: another serves this port"},
 		{"of a service that is gone too", nil, with(runs("1:1"), func(o *observed) { o.strays = []process{{pid: 5}} }),
 			"stop pen []\n53/udp |  | stop pen | pid 100: the service is gone\n53/udp |  | stop pen | pid 5: another serves this port"},
 	} {
-		if got := makePlan(f, catalog.Key{Port: 53, Proto: catalog.UDP}, c.want, c.have).String(); got != c.text {
+		if got := makePlan(catalog.Key{Port: 53, Proto: catalog.UDP}, c.want, c.have).String(); got != c.text {
 			t.Errorf("%s: got\n%s\nwant\n%s", c.name, got, c.text)
 		}
 	}
@@ -96,18 +94,18 @@ func TestServersAreNamedAsInHAProxy(t *testing.T) {
 
 func TestDriftIsWhatChangedBehindOurBack(t *testing.T) {
 	w, have := dns(5), runs("1:9")
-	u := unit{key: w.command.key, want: w, have: have, plan: makePlan(files{"/run/pm"}, w.command.key, w, have)}
+	u := unit{key: w.command.key, want: w, have: have, plan: makePlan(w.command.key, w, have)}
 	d := &Driver{now: time.Now}
-	did := []result{{changes: u.plan.changes}}
-	if got := d.drift(view{units: []unit{u}}, did); len(got) > 0 {
+	u.done = u.plan.changes
+	if got := d.drift(view{units: []unit{u}}); len(got) > 0 {
 		t.Errorf("a pen that was never proven: %v", got)
 	}
 	d.verified = map[catalog.Key]proof{u.key: {w.service, have.process}}
-	if got := d.drift(view{units: []unit{u}}, did); len(got) != 2 || got[0].Action != "add server" {
+	if got := d.drift(view{units: []unit{u}}); len(got) != 2 || got[0].Action != "add server" {
 		t.Errorf("changed by somebody else: %v", got)
 	}
 	d.verified[u.key] = proof{dns(5, 5).service, have.process}
-	if got := d.drift(view{units: []unit{u}}, did); len(got) > 0 {
+	if got := d.drift(view{units: []unit{u}}); len(got) > 0 {
 		t.Errorf("changed by the catalog: %v", got)
 	}
 }

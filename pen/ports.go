@@ -12,7 +12,7 @@ import (
 
 // checkPort refuses a port that somebody else has. pen would share it with another of the same user without a word, and each
 // would get a part of the clients. ours are the pens that may have it.
-func checkPort(c command, ours []process) error {
+func (d *Driver) checkPort(c command, ours []process) error {
 	transport := host.TCP
 	if c.key.Proto == catalog.UDP {
 		transport = host.UDP
@@ -21,21 +21,18 @@ func checkPort(c command, ours []process) error {
 	if err != nil {
 		return err
 	}
-	var owners map[uint32]int // costs a walk through all processes
 	for _, s := range sockets {
-		if s.Local.Port() != c.key.Port || !s.Excludes(c.bind) {
-			continue
+		if s.Local.Port() == c.key.Port && s.Excludes(c.bind) && !slices.ContainsFunc(ours, func(p process) bool { return holds(p, s) }) {
+			return fmt.Errorf("port %s is taken by %s; end that, or give the service another port", c.key, nameOf(host.Owners()[s.Inode], s.UID))
 		}
-		if owners == nil {
-			owners = host.Owners()
-		}
-		owner := owners[s.Inode]
-		if slices.ContainsFunc(ours, func(p process) bool { return p.pid == owner || owner == 0 && p.uid == int(s.UID) }) {
-			continue
-		}
-		return fmt.Errorf("port %s is taken by %s; end that, or give the service another port", c.key, nameOf(owner, s.UID))
 	}
 	return nil
+}
+
+// holds reports whether a pen has a socket. In a container it may not be seen whose a socket is, only of which user.
+func holds(p process, s host.Socket) bool {
+	inodes, err := host.SocketsOf(p.pid)
+	return inodes[s.Inode] || err != nil && p.uid == int(s.UID)
 }
 
 func nameOf(pid int, uid uint32) string {

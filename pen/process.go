@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,7 +21,7 @@ import (
 )
 
 const (
-	readyTimeout = 5 * time.Second // for the control socket of a pen that was started; it takes some 5 ms
+	readyTimeout = 2 * time.Second // for the control socket of a pen that was started; it takes some 5 ms
 	readyPause   = 2 * time.Millisecond
 	stopTimeout  = 2 * time.Second // for a pen to end when it is told to; it takes some 3 ms
 	maxLog       = 1 << 20         // of a service's log, in bytes
@@ -27,13 +29,14 @@ const (
 
 // process is a pen that runs.
 type process struct {
-	pid int
-	uid int
-	key catalog.Key
-	id  string
+	pid    int
+	uid    int
+	key    catalog.Key
+	id     string // of the command that it was started with
+	socket string // its control socket's path
 }
 
-// scan finds the pens of this run directory, by their command lines. Those of another process namespace are not seen.
+// scan finds the pens of this run directory, by their command lines.
 func (f files) scan() ([]process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -41,93 +44,150 @@ func (f files) scan() ([]process, error) {
 	}
 	var out []process
 	for _, e := range entries {
-		var pid int
-		if _, err := fmt.Sscanf(e.Name(), "%d", &pid); err != nil {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
 			continue
 		}
-		if p, ok := f.inspect(pid); ok {
+		p, ok, err := f.inspect(pid)
+		if err != nil {
+			return nil, fmt.Errorf("find running pens: %w", err)
+		}
+		if ok {
 			out = append(out, p)
 		}
 	}
 	return out, nil
 }
 
-// inspect tells whether a process is one of our pens.
-func (f files) inspect(pid int) (process, bool) {
+// inspect tells whether a process is one of our pens; an error that this cannot be known. A pen in a container of this host is
+// none, though its paths may be the same text.
+func (f files) inspect(pid int) (process, bool, error) {
 	proc := fmt.Sprintf("/proc/%d", pid)
 	raw, err := os.ReadFile(proc + "/cmdline")
+	if hidden(err) {
+		return process{}, false, nil
+	}
 	args := strings.Split(strings.TrimRight(string(raw), "\x00"), "\x00")
-	i := slices.Index(args, "-F")
-	if err != nil || filepath.Base(args[0]) != "pen" || i < 0 || i+1 >= len(args) {
-		return process{}, false
+	at, socketAt := slices.Index(args, "-F")+1, slices.Index(args, "-C")+1
+	if err != nil || filepath.Base(args[0]) != "pen" || at == 0 || at >= len(args) || socketAt == 0 || socketAt >= len(args) {
+		return process{}, false, err
 	}
-	key, id, ok := f.readConfig(args[i+1])
-	info, err := os.Stat(proc)
-	if !ok || err != nil {
-		return process{}, false
+	key, id, ok := f.readConfig(args[at])
+	if !ok || filepath.Dir(args[socketAt]) != f.own() {
+		return process{}, false, nil
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	return process{pid: pid, uid: int(stat.Uid), key: key, id: id}, ok
+	status, err := os.ReadFile(proc + "/status")
+	if hidden(err) || err == nil && namespaces(status) > 1 {
+		return process{}, false, nil
+	}
+	var uid int
+	if _, after, found := bytes.Cut(status, []byte("\nUid:")); err == nil && found {
+		_, err = fmt.Sscan(string(after), &uid)
+	}
+	return process{pid: pid, uid: uid, key: key, id: id, socket: args[socketAt]}, err == nil, err
+}
+
+// hidden is an error of a process that is gone, or that we may not see: one that we could neither have started nor drive.
+func hidden(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) || errors.Is(err, fs.ErrPermission)
+}
+
+// namespaces counts the process namespaces that a process is in, from ours down to its own.
+func namespaces(status []byte) int {
+	_, after, _ := bytes.Cut(status, []byte("\nNSpid:"))
+	line, _, _ := bytes.Cut(after, []byte("\n"))
+	return len(bytes.Fields(line))
+}
+
+// gone reports whether a pen has ended. What cannot be known is not so.
+func (d *Driver) gone(p process) bool {
+	d.mu.Lock()
+	c := d.children[p.pid]
+	d.mu.Unlock()
+	if c != nil {
+		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid)); err == nil && bytes.Contains(stat, []byte(") Z ")) {
+			<-c.done // it has ended and is about to be reaped
+		}
+		select {
+		case <-c.done:
+			return true
+		default:
+			return false
+		}
+	}
+	is, ok, err := d.files.inspect(p.pid)
+	return err == nil && (!ok || is != p)
 }
 
 // child is a pen that we started.
 type child struct {
 	process
-	began time.Time
-	ended atomic.Pointer[string] // how
-	done  chan struct{}          // closed when it has
+	began  time.Time
+	logged int64         // bytes that its log had before
+	done   chan struct{} // closed when it has ended
+	err    error         // how; to be read when done is closed
 }
 
 // start starts a pen and waits until it answers. Its configuration must have been written.
-func (d *Driver) start(ctx context.Context, c command) (*child, error) {
+func (d *Driver) start(c command) (*child, error) {
 	program, err := exec.LookPath("pen")
 	if err != nil {
-		return nil, fmt.Errorf("pen is not installed: install the package pen: %w", err)
+		return nil, errNotInstalled
 	}
 	log, err := d.files.openLog(c.key)
 	if err != nil {
 		return nil, fmt.Errorf("log of pen: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(program, c.args(d.files)...)
-	cmd.Dir = "/" // where a core that it leaves is written, or rather not
+	logged, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, fmt.Errorf("log of pen: %w", err)
+	}
+	socket := d.files.newSocket(c.key, c.id())
+	cmd := exec.Command(program, c.args(d.files, socket)...)
+	cmd.Dir = "/"                                            // where a core that it leaves is written, or rather not
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"} // our own may have passwords
 	// Never a pipe: pen would stop when nobody reads it. stdout only repeats what is asked over the control socket.
 	cmd.Stderr = log
 	cmd.SysProcAttr = d.user.attributes()
+	began := d.now()
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
-	started := &child{process: process{pid: cmd.Process.Pid, uid: d.user.uid, key: c.key, id: c.id()}, began: d.now(), done: make(chan struct{})}
+	started := &child{process: process{cmd.Process.Pid, d.user.uid, c.key, c.id(), socket}, began: began, logged: logged, done: make(chan struct{})}
 	go func() { // ends with the child; nobody else reaps it
-		text := "ended"
-		if err := cmd.Wait(); err != nil {
-			text = err.Error()
-		}
-		started.ended.Store(&text)
+		started.err = cmd.Wait()
 		close(started.done)
 	}()
-	if err := d.awaitReady(ctx, c, started); err != nil {
+	if err := awaitReady(started); err != nil {
 		_ = cmd.Process.Kill() // it may have ended already
 		<-started.done
-		return nil, fmt.Errorf("%w; it said last: %s", err, d.files.lastWords(c.key))
+		_ = os.Remove(socket) // it may not have made it
+		return nil, fmt.Errorf("%w: %s", err, d.files.ending(started))
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.children[started.pid] = started
 	return started, nil
 }
 
+// errNotInstalled says what is missing.
+var errNotInstalled = errors.New("pen is not installed: install the package pen")
+
 // awaitReady waits until the control socket is answered by the new process. Earlier a signal would end it, and what it was told
 // be lost.
-func (d *Driver) awaitReady(ctx context.Context, c command, started *child) error {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+func awaitReady(started *child) error {
+	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout) // short, and to be finished once it has begun
 	defer cancel()
 	for {
-		if _, pid, err := (control{d.files.socket(c.key, c.id())}).ask(ctx, "pid"); err == nil && pid == started.pid {
+		if _, pid, err := (control{started.socket}).ask(ctx, "pid"); err == nil && pid == started.pid {
 			return nil
 		}
 		select {
 		case <-started.done:
-			return fmt.Errorf("pen ended as soon as it was started: %s", *started.ended.Load())
+			return errors.New("pen ended as soon as it was started")
 		case <-ctx.Done():
-			return fmt.Errorf("pen was started, but its control socket does not answer: %w", ctx.Err())
+			return fmt.Errorf("pen was started, and its control socket did not answer within %s", readyTimeout)
 		case <-time.After(readyPause):
 		}
 	}
@@ -146,23 +206,28 @@ func (f files) end(ctx context.Context, p process, signals ...syscall.Signal) er
 	if err != nil {
 		return fmt.Errorf("stop pen %d: %w", p.pid, err)
 	}
-	if is, ok := f.inspect(p.pid); !ok || is != p {
+	if is, ok, err := f.inspect(p.pid); err != nil {
+		return fmt.Errorf("stop pen %d: %w", p.pid, err)
+	} else if !ok || is != p {
 		return nil // it has ended already
 	}
 	for _, signal := range signals {
-		if err := handle.Signal(signal); errors.Is(err, os.ErrProcessDone) {
+		if err = handle.Signal(signal); errors.Is(err, os.ErrProcessDone) {
 			return nil
-		} else if err != nil {
-			return fmt.Errorf("stop pen %d: %w", p.pid, err)
 		}
-		limited, cancel := context.WithTimeout(ctx, stopTimeout)
-		err = host.WaitExit(limited, p.pid)
-		cancel()
 		if err == nil {
-			return nil
+			limited, cancel := context.WithTimeout(ctx, stopTimeout)
+			err = host.WaitExit(limited, p.pid)
+			cancel()
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			break
 		}
 	}
-	return fmt.Errorf("stop pen %d: %w", p.pid, err)
+	if err != nil {
+		return fmt.Errorf("stop pen %d: %w", p.pid, err)
+	}
+	return nil
 }
 
 // openLog opens the log of a service's pens, empty if it had become long.
@@ -178,13 +243,30 @@ func (f files) trimLog(key catalog.Key) {
 	}
 }
 
-// lastWords gives the last line of a service's log; empty when there is none.
-func (f files) lastWords(key catalog.Key) string {
-	text, err := os.ReadFile(f.log(key))
-	if err != nil {
-		return ""
+// maxWords is how much is read of a log for its last line.
+const maxWords = 4096
+
+// ending tells how a pen has ended, and what it said last if it ended by itself.
+func (f files) ending(c *child) string {
+	if c.err == nil {
+		return "without an error"
 	}
-	lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
-	last := unprintable.ReplaceAllString(string(lines[len(lines)-1]), "?")
-	return last[:min(len(last), maxLine)]
+	var exit *exec.ExitError
+	if !errors.As(c.err, &exit) || exit.ExitCode() < 0 {
+		return c.err.Error()
+	}
+	words := ""
+	if log, err := os.Open(f.log(c.key)); err == nil {
+		defer log.Close()
+		if info, err := log.Stat(); err == nil {
+			from := max(c.logged, info.Size()-maxWords)
+			text, _ := io.ReadAll(io.NewSectionReader(log, from, maxWords)) // what there is must do
+			lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+			words = unprintable.ReplaceAllString(lines[len(lines)-1], "?")
+		}
+	}
+	if words == "" {
+		return c.err.Error()
+	}
+	return fmt.Sprintf("%v; it said last: %s", c.err, words[:min(len(words), maxLine)])
 }

@@ -135,7 +135,12 @@ func TestRealDeafPenIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.driver.Resync()
-	report := r.apply(s)
+	report, err := r.driver.Apply(t.Context(), []catalog.Service{s})
+	if got := text(report); err != nil || !strings.HasPrefix(got, "problem: its control socket does not answer servers") {
+		t.Errorf("a host can stand still for a second: got %s (%v)", got, err)
+	}
+	<-r.driver.alarm
+	report = r.apply(s)
 	if got := text(report); got != "replace pen" || !strings.Contains(report.Changes[0].Detail, "does not answer") {
 		t.Errorf("got %+v", report)
 	}
@@ -157,13 +162,13 @@ func TestRealStraysAreEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := wanted{service: s, command: command{key: s.Key, bind: r.config.BindAddress, flows: 99}}
-	stray, err := other.start(t.Context(), w.command)
+	stray, err := other.start(w.command)
 	if err != nil {
 		t.Fatal(err)
 	}
 	gone := udp(port(t), echo(t, "b"))
 	w.command.key = gone.Key
-	second, err := other.start(t.Context(), w.command)
+	second, err := other.start(w.command)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,6 +304,12 @@ func TestRealDrainedTCPServiceWaitsForItsConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := c.Write([]byte("x")); err != nil { // pen counts a connection when it has seen that the server took it
+		t.Fatal(err)
+	}
+	if _, err := server.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	pid := r.pens()[s.Key].pid
 	closed := make(chan error)
 	go func() { closed <- r.driver.Close(context.Background(), true) }()
@@ -352,5 +363,29 @@ func TestRealPenIsReplacedByOneWithTheSameGaps(t *testing.T) {
 	r.tell(s.Key, "server 9 address 127.0.0.9 port 9")
 	if got := text(r.apply(first)); got != "remove server 127.0.0.9:9" {
 		t.Errorf("after a slot far behind the others was filled: %s", got)
+	}
+}
+
+// Somebody else has emptied the slot, or we died between telling pen and moving the flows: nothing is to do but that.
+func TestRealFlowsThatWereLeftBehindAreMoved(t *testing.T) {
+	r := newRig(t, nil)
+	a, b := echo(t, "a"), echo(t, "b")
+	s := udp(port(t), a, b)
+	r.apply(s)
+	f := dial(t, s.Port)
+	gone, stays, name := a, b, f.ask()
+	if name == "b" {
+		gone, stays = b, a
+	}
+	for i, addr := range r.table(s.Key).slots {
+		if addr == gone {
+			r.tell(s.Key, fmt.Sprintf("server %d address 0.0.0.0 port 0", i))
+		}
+	}
+	if got := text(r.apply(udp(s.Port, stays))); got != "" {
+		t.Errorf("got %s", got)
+	}
+	if now := f.ask(); now == name || now == "nobody" {
+		t.Errorf("a flow to the removed %s is answered by %s", name, now)
 	}
 }

@@ -219,7 +219,7 @@ func (r *rig) table(key catalog.Key) table {
 func (r *rig) tell(key catalog.Key, command string) {
 	r.t.Helper()
 	p := r.pens()[key]
-	if _, _, err := (control{r.driver.files.socket(key, p.id)}).ask(r.t.Context(), command); err != nil {
+	if _, _, err := (control{p.socket}).ask(r.t.Context(), command); err != nil {
 		r.t.Fatal(err)
 	}
 	r.driver.Resync()

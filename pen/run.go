@@ -3,8 +3,6 @@ package pen
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -21,20 +19,20 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 	if d.config.TCP {
 		group.Go(func() { d.serveSink(ctx, wake) })
 	}
-	watched := map[int]context.CancelFunc{}
+	watched, serving := map[int]context.CancelFunc{}, []process{}
 	alarm := time.NewTimer(0)
 	alarm.Stop()
 	look := time.NewTicker(busyPause)
 	defer look.Stop()
+	pulses := map[int]host.Pulse{}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case pids := <-d.pids:
-			d.watch(ctx, &group, watched, pids, wake)
+		case serving = <-d.pens:
+			d.watch(ctx, &group, watched, serving, wake)
 		case <-look.C:
-			if d.config.TCP && d.findBusy(slices.Collect(maps.Keys(watched))) {
-				d.Resync()
+			if pulses = d.findBusy(serving, pulses); d.anyBusy() {
 				wake()
 			}
 		case t := <-d.alarm:
@@ -45,33 +43,46 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 	}
 }
 
-// watch calls wake when one of the processes ends, and lets go of those that are not among them any more.
-func (d *Driver) watch(ctx context.Context, group *sync.WaitGroup, watched map[int]context.CancelFunc, pids []int, wake func()) {
-	wanted := map[int]bool{}
-	for _, pid := range pids {
-		wanted[pid] = true
-		if watched[pid] != nil {
+// watch calls wake when one of the pens ends, and lets go of those that do not serve any more.
+func (d *Driver) watch(ctx context.Context, group *sync.WaitGroup, watched map[int]context.CancelFunc, pens []process, wake func()) {
+	serving := map[int]bool{}
+	for _, p := range pens {
+		serving[p.pid] = true
+		if watched[p.pid] != nil {
 			continue
 		}
 		one, stop := context.WithCancel(ctx)
-		watched[pid] = stop
-		group.Go(func() {
-			if host.WaitExit(one, pid) == nil {
-				d.Resync()
-				wake()
-			}
-		})
+		watched[p.pid] = stop
+		group.Go(func() { d.await(one, p.pid, wake) })
 	}
 	for pid, stop := range watched {
-		if !wanted[pid] {
+		if !serving[pid] {
 			stop()
 			delete(watched, pid)
 		}
 	}
 }
 
+// watchRetry is when a pen that could not be watched is tried again.
+const watchRetry = 5 * time.Second
+
+// await calls wake when a process has ended.
+func (d *Driver) await(ctx context.Context, pid int, wake func()) {
+	for host.WaitExit(ctx, pid) != nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchRetry):
+		}
+	}
+	d.mu.Lock()
+	d.ended[pid] = true
+	d.mu.Unlock()
+	wake()
+}
+
 // drainPause is how often Close looks whether the connections of a TCP service have ended.
-const drainPause = 100 * time.Millisecond
+const drainPause = 250 * time.Millisecond
 
 // Close ends pen's part when proxymatic exits: with drain, pens end, those of TCP services when they have no connection any
 // more, at the latest after the drain time; without, they go on serving. pen accepts connections until it ends. Nothing else
@@ -103,7 +114,7 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 // awaitIdle returns when a pen has no connections, or does not tell.
 func (d *Driver) awaitIdle(ctx context.Context, p process) {
 	for {
-		if t, err := d.servers(ctx, p); err != nil || t.idle() {
+		if flows, err := d.flows(ctx, p); err != nil || len(flows) == 0 {
 			return
 		}
 		select {

@@ -43,12 +43,15 @@ func findIdentity(name string) (identity, error) {
 	}
 	u, err := user.Lookup(name)
 	problem := ""
-	if err != nil {
+	if unknown := new(user.UnknownUserError); errors.As(err, unknown) {
 		if u, err = user.Lookup(fallbackUser); err != nil {
 			return identity{}, fmt.Errorf("user %s does not exist; create it (useradd --system %s), or give another as --pen-user", name, name)
 		}
 		problem = fmt.Sprintf("pen runs as %s, since the user %s does not exist; create it (useradd --system %s), or give another as --pen-user",
 			fallbackUser, name, name)
+	}
+	if err != nil {
+		return identity{}, fmt.Errorf("look for user %s: %w", name, err)
 	}
 	uid, err := strconv.Atoi(u.Uid)
 	gid, gidErr := strconv.Atoi(u.Gid)

@@ -1,6 +1,7 @@
 package pen
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -12,16 +13,10 @@ func (d *Driver) wanted(services []catalog.Service, v *view) {
 	if len(services) == 0 {
 		return
 	}
+	user, userErr := findIdentity(d.config.User)
+	flows, few, flowsErr := fitFlows(d.config.Clients)
 	refused := ""
-	user, err := findIdentity(d.config.User)
-	if err != nil {
-		refused = err.Error()
-	}
-	flows, few, err := fitFlows(d.config.Clients)
-	if err != nil {
-		refused = err.Error()
-	}
-	if err := d.files.checkPaths(); err != nil {
+	if err := errors.Join(userErr, flowsErr, d.files.checkPaths()); err != nil {
 		refused = err.Error()
 	}
 	d.user = user
@@ -33,6 +28,7 @@ func (d *Driver) wanted(services []catalog.Service, v *view) {
 	for _, s := range services {
 		w := &wanted{service: s, uid: user.uid, limit: d.config.Servers, refused: refused}
 		w.command = command{key: s.Key, bind: d.config.BindAddress, flows: flows, asRoot: user.uid == 0}
+		var err error
 		if w.command.options, err = d.render.options(s); err != nil {
 			w.refused = err.Error()
 		}

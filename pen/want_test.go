@@ -51,8 +51,8 @@ func TestWhatStandsInTheWay(t *testing.T) {
 		{"IPv6", with(func(c *Config) { c.BindAddress = netip.MustParseAddr("::1") }),
 			"pen | dns 53/udp | pen loses UDP on an IPv6 address such as ::1; give --bind-address an IPv4 address\n53/udp is refused"},
 		{"a long run directory", with(func(c *Config) { c.RunDir = long }),
-			"pen | web 53/tcp | run directory " + long + ": it is 26 bytes too long for the paths of pen's sockets\n" +
-				"pen | dns 53/udp | run directory " + long + ": it is 26 bytes too long for the paths of pen's sockets\n53/tcp is refused\n53/udp is refused"},
+			"pen | web 53/tcp | run directory " + long + ": it is 35 bytes too long for the paths of pen's sockets\n" +
+				"pen | dns 53/udp | run directory " + long + ": it is 35 bytes too long for the paths of pen's sockets\n53/tcp is refused\n53/udp is refused"},
 		{"more servers than slots", with(func(c *Config) { c.Servers = 1 }),
 			"pen | dns 53/udp | 1 of its 2 servers are used: --pen-servers is 1; raise it"},
 	} {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -185,4 +186,25 @@ func Owners() map[uint32]int {
 		}
 	}
 	return out
+}
+
+// SocketsOf gives the sockets of one process by their inodes; an error where that may not be seen.
+func SocketsOf(pid int) (map[uint32]bool, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	out := map[uint32]bool{}
+	for _, e := range entries {
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		var inode uint32
+		if _, err := fmt.Sscanf(to, "socket:[%d]", &inode); err == nil {
+			out[inode] = true
+		}
+	}
+	return out, nil
 }
