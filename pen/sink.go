@@ -42,12 +42,25 @@ func (d *Driver) acceptSink(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 	d.sinkErr.Store(nil)
 	for {
-		c, err := l.Accept()
+		err := l.SetDeadline(time.Now().Add(sinkRetry))
+		if err == nil {
+			err = closeNext(l)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			_, err = os.Lstat(d.files.sink()) // somebody may have removed it
+		}
 		if err != nil {
 			return errors.Join(err, l.Close())
 		}
+	}
+}
+
+func closeNext(l *net.UnixListener) error {
+	c, err := l.Accept()
+	if err == nil {
 		_ = c.Close()
 	}
+	return err
 }
 
 // listenSink takes the path over from whoever had it, without a moment in which nobody has.
