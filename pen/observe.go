@@ -176,7 +176,9 @@ func (d *Driver) lost(p process, deaf error) bool {
 }
 
 // ourFault reports whether an error tells nothing of the other side: we have no files left.
-func ourFault(err error) bool { return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) }
+func ourFault(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
 
 // count counts how often in a row a pen did not answer.
 func (d *Driver) count(p process, deaf error) {

@@ -22,9 +22,9 @@ const (
 
 // Policy is what the operator decided. The zero value offers everything that is not a service of the host itself.
 type Policy struct {
-	ExposeHost bool                     // offer services whose tasks already listen on the service port of their host
-	Check      CheckMode                // overrides Server.Check
-	Reserved   map[catalog.Key]string   // ports that proxymatic itself listens on -> the flag that moves them, such as "--status-endpoint"
+	ExposeHost bool                   // offer services whose tasks already listen on the service port of their host
+	Check      CheckMode              // overrides Server.Check
+	Reserved   map[catalog.Key]string // ports that proxymatic itself listens on -> the flag that moves them, such as "--status-endpoint"
 }
 
 // Decision is what this host should offer, and what was left out.
