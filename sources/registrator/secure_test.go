@@ -2,127 +2,51 @@ package registrator
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/meltwater/proxymatic/testenv/etcd"
-	"github.com/meltwater/proxymatic/testenv/freeport"
 )
 
-// certificates are files of a CA, and of certificates that it signed.
-type certificates struct {
-	dir string
-	ca  *x509.Certificate
-	key *ecdsa.PrivateKey
-}
-
-func newCA(t *testing.T, dir, name string) certificates {
+func newCertificates(t *testing.T, dir, authority string, names ...string) *etcd.Certificates {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	c, err := etcd.NewCertificates(dir, authority)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := certificates{dir: dir, key: key, ca: &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}}
-	c.sign(t, name, c.ca, key)
-	return c
-}
-
-// sign writes NAME.crt and NAME.key.
-func (c certificates) sign(t *testing.T, name string, template *x509.Certificate, key *ecdsa.PrivateKey) {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, template, c.ca, &key.PublicKey, c.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{".crt": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "EC PRIVATE KEY", Bytes: secret}} {
-		if err := os.WriteFile(c.file(name+file), pem.EncodeToMemory(block), 0o600); err != nil {
+	for _, name := range names {
+		if err := c.Sign(name); err != nil {
 			t.Fatal(err)
 		}
 	}
-}
-
-func (c certificates) file(name string) string { return filepath.Join(c.dir, name) }
-
-// leaf writes a certificate for 127.0.0.1.
-func (c certificates) leaf(t *testing.T, name string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.sign(t, name, &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}, key)
-}
-
-// startTLS starts an etcd that talks only TLS, to clients with certificates.
-func startTLS(t *testing.T, c certificates) (addr string) {
-	t.Helper()
-	program, err := exec.LookPath("etcd")
-	if err != nil && os.Getenv("CI") == "" {
-		t.Skip(err)
-	}
-	ports, err := freeport.Get(2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr = fmt.Sprintf("127.0.0.1:%d", ports[0])
-	peer := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
-	cmd := exec.Command(program, "--data-dir", filepath.Join(t.TempDir(), "data"), "--enable-v2", "--listen-client-urls", "https://"+addr,
-		"--advertise-client-urls", "https://"+addr, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer,
-		"--cert-file", c.file("server.crt"), "--key-file", c.file("server.key"), "--trusted-ca-file", c.file("ca.crt"), "--client-cert-auth")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	return addr
+	return c
 }
 
 func TestTLS(t *testing.T) {
-	t.Parallel()
-	c := newCA(t, t.TempDir(), "ca")
-	c.leaf(t, "server")
-	c.leaf(t, "client")
-	newCA(t, c.dir, "stranger").leaf(t, "odd")
-	addr := startTLS(t, c)
+	dir := t.TempDir()
+	c := newCertificates(t, dir, "ca", "server", "client")
+	newCertificates(t, dir, "stranger", "odd")
+	w := newWorld(t, etcd.Config{V2: true, Secure: c})
 	for scheme, store := range map[string]string{"etcd2": storeV2, "etcd3": storeV3} {
 		t.Run(scheme, func(t *testing.T) {
-			config := world{Cluster: &etcd.Cluster{}}.config(scheme + "://" + addr)
-			config.CAFile, config.CertFile, config.KeyFile = c.file("ca.crt"), c.file("client.crt"), c.file("client.key")
+			config := w.config(scheme + "://CLUSTER")
+			config.CAFile, config.CertFile, config.KeyFile = c.File("ca.crt"), c.File("client.crt"), c.File("client.key")
 			put(t, config, store)
 			observe(t, config).wants(oneWeb)
 
 			stranger := config
-			stranger.CAFile = c.file("stranger.crt")
+			stranger.CAFile = c.File("stranger.crt")
 			observe(t, stranger).wantsError("certificate signed by unknown authority")
 			nobody := config
 			nobody.CertFile, nobody.KeyFile = "", ""
 			observe(t, nobody).wantsError("remote error: tls: ")
 			odd := config
-			odd.CertFile, odd.KeyFile = c.file("odd.crt"), c.file("odd.key")
+			odd.CertFile, odd.KeyFile = c.File("odd.crt"), c.File("odd.key")
 			observe(t, odd).until("an error", func(text string) bool { return strings.HasPrefix(text, "error: the "+store+" store at ") })
 			plain := config
 			plain.CAFile, plain.CertFile, plain.KeyFile = "", "", ""

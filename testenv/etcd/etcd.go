@@ -19,6 +19,9 @@ type Config struct {
 	Dir     string // for data and logs; it must exist and stays when the cluster is closed
 	V2      bool   // serve the v2 store beside the v3 one, which is always there
 	Members int    // of the cluster; 0 means 1
+	// Secure, unless it is nil, lets members talk to clients only by TLS, with the certificate that it signed as "server", and
+	// only to those that show one of it too.
+	Secure *Certificates
 }
 
 // Cluster is a running etcd. Its methods are for one goroutine at a time. Ports and names stay the same all its life.
@@ -41,7 +44,10 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	c := &Cluster{}
 	var peers []string
 	for i := range n {
-		m := newMember(program, cfg.Dir, i, ports[2*i], ports[2*i+1])
+		m, err := newMember(program, cfg, i, ports[2*i:])
+		if err != nil {
+			return nil, err
+		}
 		c.Members, peers = append(c.Members, m), append(peers, m.name+"="+m.peerURL)
 	}
 	for _, m := range c.Members {
@@ -54,19 +60,28 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
-// newMember gives a member that still lacks the flags that tell of the others.
-func newMember(program, dir string, i, clientPort, peerPort int) *Member {
+// newMember gives a member, with ports for clients and for the others, that still lacks the flags that tell of these.
+func newMember(program string, cfg Config, i int, ports []int) (*Member, error) {
 	m := &Member{
 		program: program,
 		name:    fmt.Sprintf("etcd%d", i),
-		addr:    fmt.Sprintf("127.0.0.1:%d", clientPort),
-		peerURL: fmt.Sprintf("http://127.0.0.1:%d", peerPort),
+		addr:    fmt.Sprintf("127.0.0.1:%d", ports[0]),
+		peerURL: fmt.Sprintf("http://127.0.0.1:%d", ports[1]),
 	}
-	m.data, m.log = filepath.Join(dir, m.name), filepath.Join(dir, m.name+".log")
-	m.args = []string{"--name", m.name, "--data-dir", m.data,
+	var secure []string
+	if c := cfg.Secure; c != nil {
+		var err error
+		if m.secure, err = c.Client("server"); err != nil {
+			return nil, err
+		}
+		secure = []string{"--cert-file", c.File("server.crt"), "--key-file", c.File("server.key"),
+			"--trusted-ca-file", c.File(c.name + ".crt"), "--client-cert-auth"}
+	}
+	m.data, m.log = filepath.Join(cfg.Dir, m.name), filepath.Join(cfg.Dir, m.name+".log")
+	m.args = append([]string{"--name", m.name, "--data-dir", m.data,
 		"--listen-client-urls", m.URL(), "--advertise-client-urls", m.URL(),
-		"--listen-peer-urls", m.peerURL, "--initial-advertise-peer-urls", m.peerURL}
-	return m
+		"--listen-peer-urls", m.peerURL, "--initial-advertise-peer-urls", m.peerURL}, secure...)
+	return m, nil
 }
 
 // Addrs gives where the members listen for clients, as "host:port,host:port": what stands between etcd:// and the prefix.

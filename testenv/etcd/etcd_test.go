@@ -108,6 +108,9 @@ func TestThreeMembersNeedTwo(t *testing.T) {
 	c := start(t, Config{Members: 3})
 	putOne(t, c.Members[0])
 	c.Members[0].Kill()
+	for ctx := patience(t); values(t, c.Members[1], "0") != "1" && ctx.Err() == nil; { // it may have been the leader
+		time.Sleep(5 * time.Millisecond)
+	}
 	if got := values(t, c.Members[1], "0"); got != "1" {
 		t.Errorf("one killed: got %s, want 1 value", got)
 	}

@@ -3,6 +3,7 @@ package etcd
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,13 +22,19 @@ type Member struct {
 	addr, peerURL string
 	data, log     string
 	args          []string
+	secure        *tls.Config // of its clients; nil without TLS
 
 	process *os.Process
 	exited  chan struct{} // closed when process has ended
 }
 
 // URL is where the member listens for clients.
-func (m *Member) URL() string { return "http://" + m.addr }
+func (m *Member) URL() string {
+	if m.secure != nil {
+		return "https://" + m.addr
+	}
+	return "http://" + m.addr
+}
 
 // Pid is the member's process, to be stopped and continued for instance; it is for a member that was not killed.
 func (m *Member) Pid() int { return m.process.Pid }
@@ -128,7 +135,7 @@ func (m *Member) health(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = answer(req)
+	_, err = m.answer(req)
 	return err
 }
 
@@ -151,14 +158,14 @@ func (m *Member) post(ctx context.Context, path, body string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return answer(req)
+	return m.answer(req)
 }
 
 // answer sends a request on a connection of its own and gives the body of a 200.
-func answer(req *http.Request) ([]byte, error) {
+func (m *Member) answer(req *http.Request) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), 5*time.Second)
 	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true}
+	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: m.secure}
 	resp, err := transport.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return nil, err
