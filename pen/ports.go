@@ -1,7 +1,9 @@
 package pen
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -32,7 +34,7 @@ func (d *Driver) checkPort(c command, ours []process) error {
 // holds reports whether a pen has a socket. In a container it may not be seen whose a socket is, only of which user.
 func holds(p process, s host.Socket) bool {
 	inodes, err := host.SocketsOf(p.pid)
-	return inodes[s.Inode] || err != nil && p.uid == int(s.UID)
+	return inodes[s.Inode] || errors.Is(err, fs.ErrPermission) && p.uid == int(s.UID)
 }
 
 func nameOf(pid int, uid uint32) string {
