@@ -26,13 +26,16 @@ type store interface {
 	close()
 }
 
-// stream gives events in their order. It is for one goroutine, apart from lags.
+// stream gives events in their order. It is for one goroutine, apart from lags and lost, which are for another one.
 type stream interface {
 	// next waits for events. An error ends the stream. stale is how many of the last ones said nothing new: when those are
 	// many, it may take its time.
 	next(ctx context.Context, stale int) ([]event, error)
 	// lags reports whether the stream has not shown by now what happened before the last call. now is the store's revision.
 	lags(now uint64) bool
+	// lost reports whether the stream has left out what it will not show any more. It is called often, and asks etcd only when
+	// there is reason to.
+	lost(ctx context.Context) bool
 }
 
 const (
@@ -205,7 +208,18 @@ func (f *follower) watchOver(ctx context.Context, cancel context.CancelCauseFunc
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for sleep(ctx, f.probe); ctx.Err() == nil; sleep(ctx, f.probe) {
+		const looks = 5 // for one probe
+		for look := 1; ; look++ {
+			if sleep(ctx, f.probe/looks); ctx.Err() != nil {
+				return
+			}
+			if s.lost(ctx) && ctx.Err() == nil {
+				cancel(errAgain)
+				return
+			}
+			if look%looks != 0 {
+				continue
+			}
 			limited, free := context.WithTimeoutCause(ctx, f.timeout, errSilent)
 			now, err := f.store.position(limited)
 			if err != nil {

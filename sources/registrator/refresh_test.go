@@ -50,10 +50,11 @@ func (r *refresher) all(t testing.TB) {
 	wait.Wait()
 }
 
-func write2(base string) func(key, value string) error {
+// write2 writes the v2 store; keys live so many seconds.
+func write2(base string, ttl int) func(key, value string) error {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32}}
 	return func(key, value string) error {
-		req, err := http.NewRequest(http.MethodPut, base+"/v2/keys"+key+"?ttl=60&value="+value, nil)
+		req, err := http.NewRequest(http.MethodPut, base+"/v2/keys"+key+fmt.Sprintf("?ttl=%d&value=", ttl)+value, nil)
 		if err != nil {
 			return err
 		}
@@ -79,7 +80,7 @@ func write3(c *clientv3.Client) func(key, value string) error {
 // More keys are written again than are read as they come, so that the streams are left to heap up; what is new is seen.
 func TestManyRefreshesAreNoChange(t *testing.T) {
 	both(t, 1, func(t *testing.T, w world, url string, store writer) {
-		r := &refresher{keys: 200, write: write2(w.Members[0].URL())}
+		r := &refresher{keys: 200, write: write2(w.Members[0].URL(), 60)}
 		if _, is := store.(writer3); is {
 			r.write = write3(store.(writer3).c)
 		}
@@ -161,7 +162,7 @@ func BenchmarkPut(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer client.Close()
-	for store, write := range map[string]func(key, value string) error{"v3": write3(client), "v2": write2(c.Members[0].URL())} {
+	for store, write := range map[string]func(key, value string) error{"v3": write3(client), "v2": write2(c.Members[0].URL(), 60)} {
 		b.Run(store, func(b *testing.B) {
 			r := &refresher{keys: 500, write: write}
 			r.all(b)
@@ -220,7 +221,7 @@ func TestWriter(t *testing.T) {
 	if !ok {
 		return
 	}
-	r := &refresher{keys: 5000, write: write2(base)}
+	r := &refresher{keys: 5000, write: write2(base, 60)}
 	if store == "v3" {
 		c, err := clientv3.New(clientv3.Config{Endpoints: []string{base}, Logger: zap.NewNop()})
 		if err != nil {

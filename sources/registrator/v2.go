@@ -155,7 +155,9 @@ func (s *v2) open(ctx context.Context) (got listing, events stream, err error) {
 			resp.Body.Close()
 			return err
 		}
-		events = &v2stream{store: s, body: resp.Body, lines: bufio.NewReaderSize(resp.Body, 64<<10), after: got.at}
+		stream := &v2stream{store: s, body: resp.Body, lines: bufio.NewReaderSize(resp.Body, 64<<10), after: got.at}
+		stream.shown.Store(got.at)
+		events = stream
 		return nil
 	})
 	return got, events, err

@@ -11,11 +11,13 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
-// v2stream is one long answer with an event on each line. etcd ends it after five minutes, and when it cannot send as fast
-// as things happen: events are never left out.
+// v2stream is one long answer with an event on each line. etcd ends it after five minutes. When more than 100 events happen
+// before it has sent them, as when the keys of a host expire, it sends those 100 and nothing any more, and does not end it (seen
+// with 3.4).
 type v2stream struct {
 	store *v2
 	body  io.Closer
@@ -23,6 +25,11 @@ type v2stream struct {
 	long  []byte // a line that is longer than the buffer
 	after uint64 // what happened up to this was listed
 	rate  counter
+
+	shown   atomic.Uint64 // the last event that came, or what was listed
+	moved   uint64        // shown at the last call of lost
+	whole   uint64        // nothing was left out up to this, and nothing happened behind it
+	missing uint64        // an event that had happened at the last call of lost but one, and had not come; 0 for none
 }
 
 // maxLine bounds an event. etcd takes values of up to 1.5 MB, and tells the old one with the new one.
@@ -34,7 +41,7 @@ const snack = 20 * time.Millisecond
 // next gives all events that have come.
 func (w *v2stream) next(ctx context.Context, stale int) (events []event, err error) {
 	w.rate.saw(stale, time.Now())
-	for len(events) == 0 || w.whole() {
+	for len(events) == 0 || w.ahead() {
 		if w.rate.many && w.lines.Buffered() == 0 {
 			sleep(ctx, snack)
 		}
@@ -48,13 +55,14 @@ func (w *v2stream) next(ctx context.Context, stale int) (events []event, err err
 		}
 		if e, ok := w.store.parse(line); ok && e.at > w.after {
 			events = append(events, e)
+			w.shown.Store(e.at)
 		}
 	}
 	return events, nil
 }
 
-// whole reports whether a line can be read without waiting.
-func (w *v2stream) whole() bool {
+// ahead reports whether a line can be read without waiting.
+func (w *v2stream) ahead() bool {
 	waiting, _ := w.lines.Peek(w.lines.Buffered())
 	return bytes.IndexByte(waiting, '\n') >= 0
 }
@@ -75,6 +83,62 @@ func (w *v2stream) line() ([]byte, error) {
 
 // lags is false: what does not come through ends the connection, and position asks the same member.
 func (w *v2stream) lags(uint64) bool { return false }
+
+// lost looks for events that did not come, when some came and no more do.
+func (w *v2stream) lost(ctx context.Context) bool {
+	shown := w.shown.Load()
+	came := shown != w.moved
+	w.moved = shown
+	switch {
+	case came || shown == w.whole:
+		w.missing = 0
+		return false
+	case w.missing != 0:
+		return true
+	}
+	next, err := w.store.after(ctx, shown)
+	switch {
+	case errors.Is(err, errForgotten):
+		return true
+	case err == nil && next == 0:
+		w.whole = shown
+	case err == nil:
+		w.missing = next // it may be on its way
+	}
+	return false
+}
+
+// after gives the index of the first event after another, 0 when there is none. It is errForgotten when that is too long ago.
+func (s *v2) after(ctx context.Context, index uint64) (uint64, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	limit := time.AfterFunc(s.web.patience, func() { cancel(errSilent) })
+	defer limit.Stop()
+	resp, err := s.web.begin(ctx, s.path+"?wait=true&recursive=true&waitIndex="+strconv.FormatUint(index+1, 10))
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, errForgotten
+	}
+	if resp.Header.Get("X-Etcd-Index") == strconv.FormatUint(index, 10) {
+		return 0, nil
+	}
+	if !limit.Stop() {
+		return 0, errSilent
+	}
+	limit.Reset(known) // etcd has looked before it sent the header
+	line, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, nil // the event would be one to come
+	}
+	e, _ := s.parse(line)
+	return e.at, nil
+}
+
+// known is how long etcd may take to send an event that it has.
+const known = time.Second
 
 // parse reads one event, and tells whether it is one of ours.
 func (s *v2) parse(line []byte) (event, bool) {

@@ -101,3 +101,6 @@ func (w *v3stream) lags(now uint64) bool {
 	_ = w.client.RequestProgress(limited) // if it fails, the stream will soon
 	return w.progress.Load() && w.shown.Load() < before
 }
+
+// lost is false: etcd sends everything later to a watch that cannot keep up, or ends it.
+func (w *v3stream) lost(context.Context) bool { return false }
