@@ -233,7 +233,8 @@ const Never = time.Duration(math.MaxInt64)
 
 // Reach is how a flow came to a backend after some moment.
 type Reach struct {
-	After time.Duration // from the moment to its first answer from a current backend; Never when there was none
+	Sent  time.Duration // from the moment until it sent the first datagram that a current backend answered; Never when there was none
+	After time.Duration // from the moment to that answer
 	Lost  int           // datagrams that it sent since the moment and lost before
 }
 
@@ -247,14 +248,14 @@ func (r FlowsResult) Reached(from time.Time, current func(name string) bool) []R
 }
 
 func reached(flow []Datagram, from time.Time, current func(name string) bool) Reach {
-	reach := Reach{After: Never}
+	reach := Reach{Sent: Never, After: Never}
 	for _, d := range flow {
 		switch {
 		case !d.Sent.After(from):
 		case d.Answered.IsZero():
 			reach.Lost++
 		case current(d.By):
-			reach.After = d.Answered.Sub(from)
+			reach.Sent, reach.After = d.Sent.Sub(from), d.Answered.Sub(from)
 			return reach
 		}
 	}
