@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	maxTries      = 4                      // how often a pass acts and reads back before it reports what differs
-	stoppingFor   = time.Second            // how long an old worker may go on answering after a reload
-	lookAgain     = 5 * time.Second        // how often the holder of a taken port is looked for
-	deleteAgain   = 50 * time.Millisecond  // how soon a removed server with connections is tried again, at first
-	deleteSlowest = time.Second            // and at last
-	afterFailure  = 100 * time.Millisecond // how soon everything is looked at after a failed reload, a few times
+	maxTries      = 4                     // how often a pass acts and reads back before it reports what differs
+	stoppingFor   = time.Second           // how long an old worker may go on answering after a reload
+	lookAgain     = 5 * time.Second       // how often the holder of a taken port is looked for
+	deleteAgain   = 50 * time.Millisecond // how soon a removed server with connections is tried again, at first
+	deleteSlowest = time.Second           // and at last
+	afterFailure  = 25 * time.Millisecond // how soon everything is looked at after a failed reload, a few times
 )
 
 // view is what a pass knows: what is wanted, what is, and the difference.

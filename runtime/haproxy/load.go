@@ -92,7 +92,7 @@ func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 	text := l.text(st.Hash)
 	if err := d.exchange(ctx, v, l, st, text); err != nil {
 		d.pace.failed(d.now(), v.layout.structure().Hash, text, err)
-		d.rechecks = 5
+		d.rechecks = 20
 		d.Resync()
 		return nil
 	}

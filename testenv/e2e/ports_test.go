@@ -167,8 +167,8 @@ func TestRemovedServiceIsRefusedAfterAFailedReload(t *testing.T) {
 	if seen.outage == 0 {
 		t.Error("the failed reload was not seen from outside, so this test shows nothing")
 	}
-	if seen.late > 100*time.Millisecond {
-		t.Errorf("the removed service was open until %s after the failed reload had ended, want at most 100 ms", seen.late)
+	if seen.late > 500*time.Millisecond { // some 30 ms on a quiet machine; without the looks that come soon, up to a minute
+		t.Errorf("the removed service was open until %s after the failed reload had ended, want at most 500 ms", seen.late)
 	}
 	w.served(other)
 	w.settled()
