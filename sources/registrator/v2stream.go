@@ -36,7 +36,7 @@ type v2stream struct {
 const maxLine = 16 << 20
 
 // snack is how long events may heap up while there are many: each read of the connection costs more than ten events.
-const snack = 20 * time.Millisecond
+const snack = 50 * time.Millisecond
 
 // next gives all events that have come.
 func (w *v2stream) next(ctx context.Context, stale int) (events []event, err error) {

@@ -203,18 +203,23 @@ func (w bench) awaitName(port int, name string) {
 	}))
 }
 
-// remove removes a task and gives the time until the last request began that it answered: so many others answered after it
-// that it would have had its turn.
 func (w bench) remove(port int, task *stage.Task) time.Duration {
+	w.Helper()
+	return w.lastAnswer(port, task.Name, func() { w.site.RemoveTask(task, time.Minute) })
+}
+
+// lastAnswer removes a server and gives the time until the last request began that it answered: so many others answered after
+// it that it would have had its turn.
+func (w bench) lastAnswer(port int, name string, remove func()) time.Duration {
 	w.Helper()
 	began := time.Now()
 	last := began
-	w.site.RemoveTask(task, time.Minute)
+	remove()
 	for others := 0; others < 20; others++ {
 		at := time.Now()
-		name, err := stage.Request(w.ctx, port)
+		got, err := stage.Request(w.ctx, port)
 		w.must(err)
-		if name == task.Name {
+		if got == name {
 			last, others = at, 0
 		}
 		time.Sleep(pollPause)

@@ -77,7 +77,7 @@ func TestRegistratorFaultsOfEtcd(t *testing.T) {
 	load := w.load()
 
 	w.etcd.Kill()
-	w.says("connection refused", "v2 store", "v3 store")
+	w.says("connection refused")
 	w.stays(load)
 	w.must(w.etcd.Restart(w.patient()))
 	w.change("etcd was killed")
