@@ -93,6 +93,7 @@ type flow struct{ number, slot int }
 // server. A regular expression took ten times as long as pen to write them.
 func readFlows(page string) []flow {
 	_, rows, _ := strings.Cut(page, "<h2>Active connections</h2>")
+	_, rows, _ = strings.Cut(rows, "<tr>\n<td>") // what is before it is no row
 	var out []flow
 	for row := range strings.SplitSeq(rows, "<tr>\n<td>") {
 		cells := strings.Split(row, "</td>\n<td>")

@@ -128,6 +128,7 @@ func FuzzReadFlows(f *testing.F) {
 	}
 	f.Add(string(page))
 	f.Add("<h2>Active connections</h2><tr>\n<td>1</td>\n" + strings.Repeat("<td>-2</td>\n", 6) + "</tr>")
+	f.Add("<h2>Active connections</h2>0</td>\n" + strings.Repeat("<td></td>\n", 5) + "<td>0</td>\n</tr>")
 	f.Fuzz(func(t *testing.T, page string) {
 		got := readFlows(page)
 		if len(got) > strings.Count(page, "<tr>") {
