@@ -29,7 +29,7 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 		}
 	}
 	d.describe(v, &r)
-	return r, v.hindrance()
+	return r, v.refusal()
 }
 
 // Apply makes pens offer what is wanted: it observes, plans, acts, and reads back. What goes wrong with one service is a
@@ -40,6 +40,7 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 		d.Resync()
 		return catalog.Report{}, err
 	}
+	hindrance := d.hindrance(v)
 	v.each(func(u *unit) {
 		d.look(ctx, u)
 		d.bring(ctx, u)
@@ -53,15 +54,24 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 		d.files.clean(v)
 	}
 	d.describe(v, &r)
-	return r, errors.Join(ctx.Err(), v.hindrance())
+	return r, errors.Join(ctx.Err(), hindrance)
 }
 
-// hindrance tells why no pen can be started, whatever the service.
-func (v view) hindrance() error {
+// refusal tells why no pen can be started, whatever the service.
+func (v view) refusal() error {
 	if len(v.want) > 0 && Installed() == "" {
 		return errNotInstalled
 	}
-	return nil
+	return v.refused
+}
+
+// hindrance makes the directories for pens, and tells why none can be started.
+func (d *Driver) hindrance(v view) error {
+	err := v.refusal()
+	if err == nil && len(v.want) > 0 {
+		err = d.files.prepare(d.user)
+	}
+	return err
 }
 
 // drift gives the changes that repaired what somebody else had changed: the service is the same that was proven before.
@@ -106,7 +116,7 @@ func (d *Driver) bring(ctx context.Context, u *unit) {
 	}
 	u.done = u.plan.changes
 	if u.want != nil && u.want.refused == "" {
-		u.serving = serving
+		u.serving, u.sharer = serving, sharer(u.want.command, serving)
 	}
 	d.succeed(u.key, u.want == nil)
 }
@@ -141,10 +151,10 @@ func (d *Driver) act(ctx context.Context, u unit) (process, error) {
 // same user can.
 func (d *Driver) begin(ctx context.Context, u unit) (process, error) {
 	c, old := u.want.command, u.have
-	if err := d.checkPort(c, old.all()); err != nil {
+	if err := checkPort(c, old.all()); err != nil {
 		return process{}, err
 	}
-	if err := d.files.prepare(d.user); err != nil {
+	if err := d.files.prepare(d.user); err != nil { // it may have been removed since
 		return process{}, err
 	}
 	text, err := d.render.text(u.want.service, c.options, u.plan.next)
@@ -169,7 +179,11 @@ func (d *Driver) begin(ctx context.Context, u unit) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	if err := d.verify(ctx, started.process, u.plan.next); err != nil {
+	err = d.verify(ctx, started.process, u.plan.next)
+	if err == nil { // another may have come at the same time
+		err = checkPort(c, append(old.all(), started.process))
+	}
+	if err != nil {
 		return process{}, errors.Join(err, d.files.kill(ctx, started.process))
 	}
 	end := d.files.stop
@@ -227,7 +241,7 @@ func (d *Driver) remember(v view) {
 		seen[u.have.pid] = true
 		delete(d.verified, u.key)
 		if u.serving.pid != 0 {
-			d.verified[u.key] = proof{u.want.service, u.serving}
+			d.verified[u.key] = proof{u.want.service, u.serving, u.sharer}
 		}
 		if v.all {
 			d.files.trimLog(u.key)
@@ -283,7 +297,11 @@ func (d *Driver) describe(v view, r *catalog.Report) {
 		v.note(title, f.reason)
 	}
 	for key, p := range d.verified {
-		if w := v.want[key]; w != nil && d.busy[p.process.pid] {
+		w := v.want[key]
+		if w != nil {
+			v.note(w.service.Title(), p.sharer)
+		}
+		if w != nil && d.busy[p.process.pid] {
 			v.note(w.service.Title(), fmt.Sprintf("its pen (pid %d) takes a whole core, with traffic or by a fault of pen (see the README); it is replaced when it has no connection",
 				p.process.pid))
 		}

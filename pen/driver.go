@@ -64,6 +64,7 @@ type Driver struct {
 type proof struct {
 	service catalog.Service
 	process process
+	sharer  string // who else has its port
 }
 
 // New prepares a driver. Errors are about the template, which they name.

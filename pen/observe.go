@@ -21,6 +21,7 @@ type unit struct {
 	have observed
 	plan plan
 
+	sharer  string           // who else has its port
 	serving process          // that serves it as is wanted; its pid is 0 when none does
 	done    []catalog.Change // what was changed
 }
@@ -29,6 +30,7 @@ type unit struct {
 type view struct {
 	all      bool // every service, not only those that changed
 	want     map[catalog.Key]*wanted
+	refused  error // why none of them can be served
 	units    []unit
 	problems []catalog.Problem
 }

@@ -100,11 +100,11 @@ func TestDriftIsWhatChangedBehindOurBack(t *testing.T) {
 	if got := d.drift(view{units: []unit{u}}); len(got) > 0 {
 		t.Errorf("a pen that was never proven: %v", got)
 	}
-	d.verified = map[catalog.Key]proof{u.key: {w.service, have.process}}
+	d.verified = map[catalog.Key]proof{u.key: {service: w.service, process: have.process}}
 	if got := d.drift(view{units: []unit{u}}); len(got) != 2 || got[0].Action != "add server" {
 		t.Errorf("changed by somebody else: %v", got)
 	}
-	d.verified[u.key] = proof{dns(5, 5).service, have.process}
+	d.verified[u.key] = proof{service: dns(5, 5).service, process: have.process}
 	if got := d.drift(view{units: []unit{u}}); len(got) > 0 {
 		t.Errorf("changed by the catalog: %v", got)
 	}

@@ -14,21 +14,38 @@ import (
 
 // checkPort refuses a port that somebody else has. pen would share it with another of the same user without a word, and each
 // would get a part of the clients. ours are the pens that may have it.
-func (d *Driver) checkPort(c command, ours []process) error {
+func checkPort(c command, ours []process) error {
+	sockets, err := listeners(c)
+	if err != nil {
+		return err
+	}
+	for _, s := range sockets {
+		if !slices.ContainsFunc(ours, func(p process) bool { return holds(p, s) }) {
+			return fmt.Errorf("port %s is taken by %s; end that, or give the service another port", c.key, nameOf(host.Owners()[s.Inode], s.UID))
+		}
+	}
+	return nil
+}
+
+// sharer tells who else listens on the port of a pen that serves; empty when nobody does.
+func sharer(c command, serving process) string {
+	if sockets, err := listeners(c); err == nil && len(sockets) < 2 {
+		return ""
+	}
+	if err := checkPort(c, []process{serving}); err != nil {
+		return err.Error() + "; until then a part of the clients goes there"
+	}
+	return ""
+}
+
+// listeners gives the sockets that stand in the way of another on a service's port, or would share it.
+func listeners(c command) ([]host.Socket, error) {
 	transport := host.TCP
 	if c.key.Proto == catalog.UDP {
 		transport = host.UDP
 	}
 	sockets, err := host.Sockets(transport, host.Listening, c.key.Port)
-	if err != nil {
-		return err
-	}
-	for _, s := range sockets {
-		if s.Local.Port() == c.key.Port && s.Excludes(c.bind) && !slices.ContainsFunc(ours, func(p process) bool { return holds(p, s) }) {
-			return fmt.Errorf("port %s is taken by %s; end that, or give the service another port", c.key, nameOf(host.Owners()[s.Inode], s.UID))
-		}
-	}
-	return nil
+	return slices.DeleteFunc(sockets, func(s host.Socket) bool { return s.Local.Port() != c.key.Port || !s.Excludes(c.bind) }), err
 }
 
 // holds reports whether a pen has a socket. In a container it may not be seen whose a socket is, only of which user.

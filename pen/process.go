@@ -156,6 +156,7 @@ func (d *Driver) start(c command) (*child, error) {
 	}
 	started := &child{process: process{cmd.Process.Pid, d.user.uid, c.key, c.id(), socket}, began: began, logged: logged, done: make(chan struct{})}
 	go func() { // ends with the child; nobody else reaps it
+		_ = host.WaitExit(context.Background(), started.pid) // which holds no thread, unlike Wait, where that can be had
 		started.err = cmd.Wait()
 		close(started.done)
 	}()

@@ -104,11 +104,13 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 			if p.key.Proto == catalog.TCP {
 				d.awaitIdle(patient, p)
 			}
-			errs[i] = d.files.stop(ctx, p)
+			if errs[i] = d.files.stop(ctx, p); errs[i] == nil {
+				d.files.remove(p.key)
+			}
 		})
 	}
 	group.Wait()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, d.files.removeSink())...)
 }
 
 // awaitIdle returns when a pen has no connections, or does not tell.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"time"
@@ -79,4 +80,11 @@ func (f files) listenSink() (*net.UnixListener, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+func (f files) removeSink() error {
+	if err := os.Remove(f.sink()); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

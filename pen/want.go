@@ -16,8 +16,8 @@ func (d *Driver) wanted(services []catalog.Service, v *view) {
 	user, userErr := findIdentity(d.config.User)
 	flows, few, flowsErr := fitFlows(d.config.Clients)
 	refused := ""
-	if err := errors.Join(userErr, flowsErr, d.files.checkPaths()); err != nil {
-		refused = err.Error()
+	if v.refused = errors.Join(userErr, flowsErr, d.files.checkPaths()); v.refused != nil {
+		refused = v.refused.Error()
 	}
 	d.user = user
 	v.note("--pen-user", user.problem)

@@ -108,10 +108,10 @@ func TestRealClosedRunDirectoryIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	report, err := r.driver.Apply(t.Context(), []catalog.Service{udp(port(t), echo(t, "a"))})
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := r.config.RunDir
+	if err == nil || !strings.Contains(err.Error(), dir+" is closed") { // of all services, so it is the driver's
+		t.Errorf("error %v", err)
+	}
 	if got, want := text(report), "problem: "+dir+" is closed to user nobody, as whom pen runs; open it (chmod o+x "+dir+"), or give another --run-dir"; got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/meltwater/proxymatic/runtime/reconcile"
 	"github.com/meltwater/proxymatic/runtime/status"
 	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/file"
 )
 
 // command is one word of the command line.
@@ -139,6 +140,15 @@ func (p program) validate(ctx context.Context, c Config) (int, error) {
 	}
 	if _, err := c.pen(); err != nil {
 		return exitError, err
+	}
+	if c.ServicesFile != "" {
+		snap, err := file.New(c.ServicesFile, 0).Read(ctx)
+		if p.problems(snap.Problems); err == nil && len(snap.Problems) > 0 {
+			err = fmt.Errorf("--services-file: %s has problems", c.ServicesFile)
+		}
+		if err != nil {
+			return exitError, err
+		}
 	}
 	if c.HAProxy {
 		driver, err := c.haproxy()

@@ -160,7 +160,11 @@ func TestRenderAndValidate(t *testing.T) {
 	if got := call(t, "render", "--haproxy", "--services-file", "/nonexistent/f"); got.code != 1 || got.stdout != "" {
 		t.Errorf("render without its source: got %+v, want nothing on stdout and 1", got)
 	}
-	if got := call(t, "validate", "--haproxy", "--services-file", file); got != (result{0, "configuration is valid\n", ""}) {
+	if got := call(t, "validate", "--haproxy", "--services-file", file); got.code != 1 || got.stdout != "" || !strings.Contains(got.stderr, "port 0") {
+		t.Errorf("validate with a bad service: got %+v", got)
+	}
+	good := writeFile(t, "- {name: w, port: 80}")
+	if got := call(t, "validate", "--haproxy", "--services-file", good); got != (result{0, "configuration is valid\n", ""}) {
 		t.Errorf("validate: got %+v", got)
 	}
 	if got := call(t, "validate", "--haproxy"); got.code != 0 || !strings.Contains(got.stderr, "note: no source") {
@@ -227,7 +231,13 @@ func asked(t *testing.T, answer planned, args ...string) result {
 		t.Fatal(err)
 	}
 	defer stop()
-	return call(t, append([]string{"plan", "--haproxy", "-m=http://127.0.0.1:1", "--run-dir", dir}, args...)...)
+	got := call(t, append([]string{"plan", "--haproxy", "-m=http://127.0.0.1:1", "--run-dir", dir}, args...)...)
+	rest, told := strings.CutPrefix(got.stderr, "proxymatic: note: the proxymatic that holds "+dir+" was asked; what counts is its configuration when it last read that\n")
+	if !told {
+		t.Errorf("nothing says that the run was asked: %q", got.stderr)
+	}
+	got.stderr = rest
+	return got
 }
 
 func TestPlanAsksTheRun(t *testing.T) {

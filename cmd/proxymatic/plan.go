@@ -39,6 +39,9 @@ func (p program) plan(ctx context.Context, c Config) (int, error) {
 	if err != nil {
 		return exitError, err
 	}
+	if running {
+		fmt.Fprintln(p.stderr, "proxymatic: note: the proxymatic that holds", c.RunDir, "was asked; what counts is its configuration when it last read that")
+	}
 	if c.Output == formatJSON {
 		err = p.json(answer)
 	} else {

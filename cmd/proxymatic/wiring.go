@@ -8,6 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/meltwater/proxymatic/pen"
 	"github.com/meltwater/proxymatic/runtime/haproxy"
@@ -136,12 +139,21 @@ func (c Config) haproxy() (*haproxy.Driver, error) {
 		BindAddress:    c.BindAddress,
 		MaxConnections: c.MaxConnections,
 		Drain:          c.Drain,
+		Env:            openEnv(),
 		ReleaseAfter:   c.ReleaseAfter,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("--haproxy-template: %w", err)
 	}
 	return driver, nil
+}
+
+// openEnv gives our environment without what may hold a password: HAProxy outlives us, and others may see its environment.
+func openEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return slices.ContainsFunc(options(), func(o option) bool { return o.secret && o.env == name })
+	})
 }
 
 // logger gives the log of a run.

@@ -24,6 +24,7 @@ type commands struct {
 	cli                         cli
 	socket                      string
 	config, runDir              string
+	env                         []string
 	patience                    time.Duration // answerTimeout
 	now                         func() time.Time
 	ended                       time.Time // when the last reload command had ended
@@ -140,7 +141,7 @@ func (c *commands) run(ctx context.Context, command string) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
-	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Stdout, cmd.Stderr, cmd.Env = out, out, c.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	err = cmd.Run()

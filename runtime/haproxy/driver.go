@@ -31,6 +31,7 @@ type Config struct {
 	BindAddress    netip.Addr    // where services listen
 	MaxConnections int           // of each service
 	Drain          time.Duration // how long a removed server keeps its connections
+	Env            []string      // environment of HAProxy and the shell commands; nil is our own
 	ReleaseAfter   time.Duration // how long a removed service's port may stay bound without a reload for another reason
 }
 
@@ -95,10 +96,10 @@ func New(config Config) (*Driver, error) {
 		file: &keeper{path: config.ConfigFile, changed: make(chan struct{}, 1)}, now: time.Now, check: checkConfig, alarm: make(chan time.Duration, 1), worker: make(chan int, 1),
 		leaving: map[string]leaving{}, gone: map[catalog.Key]time.Time{}, taken: map[catalog.Key]string{}}
 	if config.Start == Managed || config.Reload == Managed {
-		d.process = newManaged(config.ConfigFile, config.RunDir)
+		d.process = newManaged(config)
 	} else {
 		d.process = &commands{startCommand: config.Start, reloadCommand: config.Reload, cli: d.cli, socket: config.Socket,
-			config: config.ConfigFile, runDir: config.RunDir, patience: answerTimeout, now: time.Now}
+			config: config.ConfigFile, runDir: config.RunDir, env: config.Env, patience: answerTimeout, now: time.Now}
 	}
 	return d, d.tryTemplate()
 }

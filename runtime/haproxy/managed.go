@@ -20,6 +20,7 @@ import (
 // found again through its master socket.
 type managed struct {
 	config string // path of haproxy.cfg
+	env    []string
 	socket socket // the master's
 	child  *child // that we started; nil when we found it running
 	failed int    // failed reloads that the master had counted before ours; -1 is unknown
@@ -30,8 +31,8 @@ type child struct {
 	ended atomic.Pointer[string] // how
 }
 
-func newManaged(config, runDir string) *managed {
-	return &managed{config: config, socket: socket{filepath.Join(runDir, "haproxy-master.sock")}, failed: -1}
+func newManaged(config Config) *managed {
+	return &managed{config: config.ConfigFile, env: config.Env, socket: socket{filepath.Join(config.RunDir, "haproxy-master.sock")}, failed: -1}
 }
 
 func (m *managed) start(ctx context.Context) error {
@@ -46,7 +47,7 @@ func (m *managed) start(ctx context.Context) error {
 	m.failed = -1
 	// Quiet: after the start HAProxy would tell each change a second time.
 	cmd := exec.Command(program, "-W", "-q", "-S", m.socket.path+",mode,600", "-f", m.config)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.Stdout, cmd.Stderr, cmd.Env = os.Stderr, os.Stderr, m.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", program, err)

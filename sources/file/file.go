@@ -91,9 +91,12 @@ func (s *Source) Run(ctx context.Context, out chan<- catalog.Snapshot) error {
 	}
 }
 
+// maxLooks is how often a file is looked at that differs each time.
+const maxLooks = 20
+
 // settled looks again until two looks agree, and gives what they saw. The first look's outcome is given.
 func (s *Source) settled(ctx context.Context, text []byte, err error) ([]byte, error) {
-	for {
+	for range maxLooks {
 		select {
 		case <-time.After(settleTime):
 		case <-ctx.Done():
@@ -104,6 +107,7 @@ func (s *Source) settled(ctx context.Context, text []byte, err error) ([]byte, e
 			return text, err
 		}
 	}
+	return nil, fmt.Errorf("%s: it differed at each of %d looks, %s apart; write it less often", s.path, maxLooks, settleTime)
 }
 
 // next is the snapshot after one look at the file: what it says, or what it said last with the reason why that counts.
