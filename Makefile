@@ -21,7 +21,7 @@ TESTFLAGS   ?=
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: build haproxy pen ## show it at work: a fake Marathon, a real HAProxy, services that come, scale and go
+demo: build haproxy pen etcd ## show it at work: a fake Marathon and registrator, a real HAProxy, services that come, scale and go
 	go run ./testenv/demo --binary bin/proxymatic
 
 build: go ## build bin/proxymatic

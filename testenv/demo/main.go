@@ -1,5 +1,5 @@
-// Command demo tells the story of proxymatic by itself: a fake Marathon with small backends, the real proxymatic, real
-// HAProxy and pen, all in a directory of its own that is gone afterwards. It exits 0 only if every step was as it says.
+// Command demo tells the story of proxymatic by itself: a fake Marathon and a fake registrator with small backends, the real
+// proxymatic, real HAProxy, pen and etcd, all in a directory of its own that is gone afterwards. It exits 0 only if every step was as it says.
 package main
 
 import (
@@ -49,7 +49,12 @@ func run(ctx context.Context, binary string, keep bool) (err error) {
 	}()
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	s := &story{ctx: limited, site: site, host: host}
+	containers, err := newContainers(limited, host.Path("etcd"))
+	if err != nil {
+		return err
+	}
+	defer containers.close()
+	s := &story{ctx: limited, site: site, host: host, containers: containers}
 	if err := s.tell(); err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ type story struct {
 	ctx     context.Context
 	site    *stage.Site
 	host    *stage.Host
+
+	containers *containers
 	ports   []int // of the services that are there from the beginning
 	first   int   // loads of HAProxy until the story begins: its start
 	reloads int   // those that were promised so far
@@ -28,7 +30,7 @@ const (
 
 // tell plays all steps. The first one that is not as promised ends it with an error.
 func (s *story) tell() error {
-	for _, step := range []func() error{s.begin, s.scale, s.newService, s.removeService, s.udpService, s.killDriver, s.overview} {
+	for _, step := range []func() error{s.begin, s.scale, s.newService, s.removeService, s.udpService, s.registrator, s.killDriver, s.overview} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -64,6 +66,7 @@ func (s *story) begin() error {
 	s.ports = ports
 	s.say("A fake Marathon at %s has %d services with %d tasks each, on ports %s.", s.site.URL, services, tasks,
 		strings.Trim(fmt.Sprint(ports), "[]"))
+	s.say("A fake registrator has written one with a container into etcd, on port %d.", s.containers.port)
 	if err := s.start(); err != nil {
 		return err
 	}
@@ -84,7 +87,7 @@ func (s *story) begin() error {
 
 // start starts proxymatic and waits until it serves everything.
 func (s *story) start() error {
-	if err := s.host.Start("--marathon", s.site.URL); err != nil {
+	if err := s.host.Start("--marathon", s.site.URL, "--registrator", "etcd://"+s.containers.etcd.Addrs()+"/services"); err != nil {
 		return err
 	}
 	return s.host.Ready(s.ctx)
