@@ -13,14 +13,14 @@ import (
 
 // story is the demo, step by step.
 type story struct {
-	ctx     context.Context
-	site    *stage.Site
-	host    *stage.Host
+	ctx  context.Context
+	site *stage.Site
+	host *stage.Host
 
 	containers *containers
-	ports   []int // of the services that are there from the beginning
-	first   int   // loads of HAProxy until the story begins: its start
-	reloads int   // those that were promised so far
+	ports      []int // of the services that are there from the beginning
+	first      int   // loads of HAProxy until the story begins: its start
+	reloads    int   // those that were promised so far
 }
 
 const (
