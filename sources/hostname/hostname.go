@@ -42,9 +42,10 @@ type Answer struct {
 // are taken for temporary. It is called from several goroutines.
 type Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 
-// Resolver gives the addresses of hosts. It belongs to one goroutine.
+// Resolver gives the addresses of hosts. It may be used by several goroutines.
 type Resolver struct {
 	lookup  Lookup
+	lock    sync.Mutex // of what follows; never held while names are looked up
 	known   map[string]knownHost
 	began   time.Time // when names were late at first
 	settled bool      // a reading has counted
@@ -66,31 +67,44 @@ func New(lookup Lookup) *Resolver {
 }
 
 // Settle says that a reading has counted: names without an address cost only what needs them from now on.
-func (r *Resolver) Settle() { r.settled = true }
+func (r *Resolver) Settle() {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	r.settled = true
+}
 
 // Resolve gives an answer for each name. Only a name that is known not to exist loses an address that it had.
 func (r *Resolver) Resolve(ctx context.Context, hosts []string) map[string]Answer {
-	var stale []string
 	now := time.Now()
-	for _, host := range hosts {
-		known := r.known[host]
-		if !now.Before(known.until) || known.answer.Temporary && !r.settled {
-			stale = append(stale, host)
-		}
-	}
-	patience := patient
-	if !r.settled {
-		patience = firstPatient
-	}
+	stale, patience := r.stale(hosts, now)
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	r.askAll(limited, stale)
+	r.lock.Lock()
+	defer r.lock.Unlock()
 	out := make(map[string]Answer, len(hosts))
 	for _, host := range hosts {
 		out[host] = r.known[host].answer
 	}
 	r.forget(out, now)
 	return out
+}
+
+// stale gives the names that are to be looked up, and how long that may take.
+func (r *Resolver) stale(hosts []string, now time.Time) ([]string, time.Duration) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	var stale []string
+	for _, host := range hosts {
+		known := r.known[host]
+		if !now.Before(known.until) || known.answer.Temporary && !r.settled {
+			stale = append(stale, host)
+		}
+	}
+	if !r.settled {
+		return stale, firstPatient
+	}
+	return stale, patient
 }
 
 // Late is the error of a reading that would drop servers because of names that cannot be resolved now, before any reading
@@ -103,6 +117,8 @@ func (r *Resolver) Late(answers map[string]Answer, now time.Time) error {
 			late = append(late, host)
 		}
 	}
+	r.lock.Lock()
+	defer r.lock.Unlock()
 	if r.settled || len(late) == 0 {
 		return nil
 	}
@@ -126,7 +142,6 @@ func (r *Resolver) forget(needed map[string]Answer, now time.Time) {
 
 // askAll learns the addresses of all hosts, so many at a time.
 func (r *Resolver) askAll(ctx context.Context, hosts []string) {
-	var lock sync.Mutex
 	var wait sync.WaitGroup
 	slots := make(chan struct{}, parallel)
 	for _, host := range hosts {
@@ -134,8 +149,8 @@ func (r *Resolver) askAll(ctx context.Context, hosts []string) {
 		wait.Go(func() {
 			defer func() { <-slots }()
 			addrs, err := r.ask(ctx, host)
-			lock.Lock()
-			defer lock.Unlock()
+			r.lock.Lock()
+			defer r.lock.Unlock()
 			r.known[host] = r.known[host].after(host, addrs, err, time.Now())
 		})
 	}

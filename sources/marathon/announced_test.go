@@ -18,11 +18,14 @@ func TestAnEventCostsOneSmallRequest(t *testing.T) {
 			c.PutApp(fakemarathon.App{ID: "/z", Ports: []fakemarathon.PortMapping{{ServicePort: 9000}}})
 			c.AddTask("/z", fakemarathon.Task{ID: "z.1", Host: "10.0.0.9", Ports: []int{31009}})
 			const z = "9000/tcp z mode=tcp source=marathon\n  10.0.0.9:31009 check on-host\n"
-			w := start(t, marathon.Config{URLs: urls, Settle: time.Minute})
+			w := start(t, marathon.Config{URLs: urls})
 			w.serves(webAlone + z)
 			before := c.Requests()
 			c.AddTask("/shop/web", task("1", "10.0.0.1"))
 			w.serves(webAlone + "  10.0.0.1:31000 check on-host\n" + z)
+			if err := c.WaitRequest(t.Context(), "GET /v2/apps/shop/web", 1); err != nil {
+				t.Fatal(err)
+			}
 			before["GET /v2/apps/shop/web"]++
 			if diff := cmp.Diff(before, c.Requests()); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)

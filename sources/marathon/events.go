@@ -41,26 +41,80 @@ func eventsPath() string {
 
 // event is one event of the stream, as far as it is of use.
 type event struct {
-	Type      string `json:"eventType"`
-	Status    string `json:"taskStatus"`
-	AppID     string `json:"appId"`
-	RunSpecID string `json:"runSpecId"` // the app of an instance_health_changed_event
+	Type string `json:"eventType"`
+
+	AppID      string `json:"appId"`
+	RunSpecID  string `json:"runSpecId"` // the app of an instance_health_changed_event
+	TaskID     string `json:"taskId"`
+	InstanceID string `json:"instanceId"` // from 1.4 on, in place of the task's id or beside it
+	Version    string `json:"version"`
+
+	Status    string    `json:"taskStatus"`
+	Host      string    `json:"host"`
+	Ports     []int     `json:"ports"`
+	Addresses []address `json:"ipAddresses"`
+
+	Alive   *bool `json:"alive"`
+	Healthy *bool `json:"healthy"` // of an instance_health_changed_event; null is "not known"
+
+	AppDefinition struct {
+		ID string `json:"id"`
+	} `json:"appDefinition"`
+	Plan struct {
+		Steps []struct {
+			Actions []struct {
+				App string `json:"app"`
+			} `json:"actions"`
+		} `json:"steps"`
+	} `json:"plan"`
+
+	odd bool // not all of it could be read
 }
 
-// app is the only app that an event of a task tells of, or empty: then any app may have changed.
-func (e event) app() string {
-	if e.Type == "" || e.Type == "app_terminated_event" {
-		return ""
-	}
-	return cmp.Or(e.AppID, e.RunSpecID)
-}
-
-// matters reports whether an event can change a route. An event that could not be read may be anything.
+// matters reports whether an event can change a route. One that could not be read may be anything.
 func (e event) matters() bool {
 	if e.Type == "status_update_event" && (e.Status == "TASK_STAGING" || e.Status == "TASK_STARTING") {
 		return false
 	}
 	return e.Type == "" || slices.Contains(routeEvents(), e.Type)
+}
+
+// apps gives the apps that an event is about; none is any.
+func (e event) apps() []string {
+	one := cmp.Or(e.AppID, e.RunSpecID)
+	switch e.Type {
+	case "api_post_event":
+		one = e.AppDefinition.ID
+	case "group_change_success":
+		one = ""
+	case "deployment_success", "deployment_failed":
+		return e.deployed()
+	}
+	if one == "" {
+		return nil
+	}
+	return []string{one}
+}
+
+// deployed gives the apps of a deployment.
+func (e event) deployed() []string {
+	var apps []string
+	for _, step := range e.Plan.Steps {
+		for _, action := range step.Actions {
+			if action.App != "" && !slices.Contains(apps, action.App) {
+				apps = append(apps, action.App)
+			}
+		}
+	}
+	return apps
+}
+
+// instance is what tells the tasks of an app apart; empty when the event names none.
+func (e event) instance() string {
+	if e.TaskID != "" {
+		return instanceOf(e.TaskID)
+	}
+	return e.InstanceID
 }
 
 // readEvents reads a stream of server-sent events until it ends, and hands each event on. An event of more than limit
@@ -117,7 +171,7 @@ func (f *frame) events() []event {
 		return nil
 	}
 	if f.full {
-		return []event{{Type: f.name}}
+		return []event{{Type: f.name, odd: true}}
 	}
 	var out []event
 	decoder := json.NewDecoder(bytes.NewReader(f.data))
@@ -127,9 +181,8 @@ func (f *frame) events() []event {
 		if errors.Is(err, io.EOF) && len(out) > 0 {
 			return out
 		}
-		if e.Type == "" {
-			e.Type = f.name
-		}
+		e.Type = cmp.Or(e.Type, f.name)
+		e.odd = err != nil || e.Type == ""
 		out = append(out, e)
 		if err != nil {
 			return out

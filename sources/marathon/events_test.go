@@ -110,19 +110,23 @@ func TestWhichEventsMatter(t *testing.T) {
 	}
 }
 
-func TestWhichAppAnEventNames(t *testing.T) {
+func TestWhichAppsAnEventNames(t *testing.T) {
 	for frame, want := range map[string]string{
-		`{"eventType":"status_update_event","appId":"/a/b"}`:                "/a/b",
-		`{"eventType":"instance_health_changed_event","runSpecId":"/a"}`:    "/a",
-		`{"eventType":"app_terminated_event","appId":"/a"}`:                 "",
-		`{"eventType":"api_post_event","appDefinition":{"id":"/a"}}`:        "",
-		`{"eventType":"deployment_success","id":"x","plan":{"id":"x"}}`:     "",
-		`{"eventType":"group_change_success","groupId":"/","version":"v1"}`: "",
-		`{"eventType":"status_update_event","appId":7}`:                     "",
-		`{"appId":"/a"}`: "",
+		`{"eventType":"status_update_event","appId":"/a/b"}`:                "[/a/b] false",
+		`{"eventType":"instance_health_changed_event","runSpecId":"/a"}`:    "[/a] false",
+		`{"eventType":"app_terminated_event","appId":"/a"}`:                 "[/a] false",
+		`{"eventType":"api_post_event","appDefinition":{"id":"/a"}}`:        "[/a] false",
+		`{"eventType":"group_change_success","groupId":"/","version":"v1"}`: "[] false",
+		`{"eventType":"deployment_success","id":"x","plan":{"id":"x"}}`:     "[] false",
+		`{"eventType":"deployment_failed","plan":{"steps":[{"actions":[{"action":"StartApplication","app":"/a"},{"type":"x","pod":"/p"}]},
+			{"actions":[{"app":"/b"},{"app":"/a"}]},{"actions":[]}]}}`: "[/a /b] false",
+		`{"eventType":"status_update_event","appId":7}`: "[] true",
+		`{"appId":"/a"}`: "[/a] true",
+		`7`:              "[] true",
 	} {
 		var got []string
-		if err := readEvents(strings.NewReader("data: "+frame+"\n\n"), maxEvent, func(e event) { got = append(got, e.app()) }); err != io.EOF {
+		frame = strings.ReplaceAll(frame, "\n", "\ndata: ")
+		if err := readEvents(strings.NewReader("data: "+frame+"\n\n"), maxEvent, func(e event) { got = append(got, fmt.Sprint(e.apps(), e.odd)) }); err != io.EOF {
 			t.Fatal(err)
 		}
 		if len(got) != 1 || got[0] != want {

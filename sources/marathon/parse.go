@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
@@ -33,7 +34,8 @@ type definition struct {
 	Container       *container       `json:"container"`
 	Networks        []network        `json:"networks"`
 	IPAddress       presence         `json:"ipAddress"`
-	HealthChecks    []presence       `json:"healthChecks"`
+	HealthChecks    []healthCheck    `json:"healthChecks"`
+	ReadinessChecks []presence       `json:"readinessChecks"`
 	Labels          map[string]label `json:"labels"`
 }
 
@@ -67,19 +69,23 @@ type readiness struct {
 }
 
 type task struct {
-	ID        string   `json:"id"`
-	Host      string   `json:"host"`
-	Ports     []int    `json:"ports"`
-	State     string   `json:"state"` // empty before 1.1.2, which never tells it
-	StartedAt presence `json:"startedAt"`
-	Version   string   `json:"version"`
-	Addresses []struct {
-		IPAddress string `json:"ipAddress"`
-	} `json:"ipAddresses"`
+	ID        string    `json:"id"`
+	Host      string    `json:"host"`
+	Ports     []int     `json:"ports"`
+	State     string    `json:"state"` // empty before 1.1.2, which never tells it
+	StartedAt presence  `json:"startedAt"`
+	Version   string    `json:"version"`
+	Addresses []address `json:"ipAddresses"`
 	// Results may be null and may hold null, on tasks that flap.
-	Results []*struct {
-		Alive *bool `json:"alive"`
-	} `json:"healthCheckResults"`
+	Results []*result `json:"healthCheckResults"`
+}
+
+type address struct {
+	IPAddress string `json:"ipAddress"`
+}
+
+type result struct {
+	Alive *bool `json:"alive"`
 }
 
 // presence tells a missing value from null and from any other. Old Marathons say "not started" by a startedAt of
@@ -99,6 +105,30 @@ func (p *presence) UnmarshalJSON(data []byte) error {
 		*p = isNull
 	}
 	return nil
+}
+
+// healthCheck is a check that Marathon or Mesos runs.
+type healthCheck struct {
+	defined         bool
+	grace, interval time.Duration
+}
+
+// UnmarshalJSON takes any value; null is no check.
+func (c *healthCheck) UnmarshalJSON(data []byte) error {
+	var times struct {
+		Grace    float64 `json:"gracePeriodSeconds"`
+		Interval float64 `json:"intervalSeconds"`
+	}
+	c.defined = string(data) != "null"
+	if err := json.Unmarshal(data, &times); err == nil {
+		c.grace, c.interval = seconds(times.Grace), seconds(times.Interval)
+	}
+	return nil
+}
+
+// seconds gives at most an hour: nobody means more.
+func seconds(s float64) time.Duration {
+	return time.Duration(max(0, min(s, 3600)) * float64(time.Second))
 }
 
 // label is a label's value. Marathon stores strings, but clusters hold numbers and booleans as well.

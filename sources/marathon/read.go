@@ -11,21 +11,20 @@ import (
 	"sync"
 	"time"
 
-	"github.com/meltwater/proxymatic/sources/catalog"
 	"github.com/meltwater/proxymatic/sources/hostname"
 )
 
 // appsPath asks for everything at one moment. Marathon 0.8 reads the first embed only, so the tasks come first.
 const appsPath = "/v2/apps?embed=apps.tasks&embed=apps.deployments&embed=apps.readiness"
 
-// reader reads snapshots. Its caches belong to one goroutine.
+// reader asks for apps, and for what they leave open. It may be used by several goroutines.
 type reader struct {
-	client    *client
-	hosts     *hostname.Resolver
-	groupSize int
-	versions  map[versionKey]knownVersion
-	alive     map[string]time.Time
-	forgive   time.Duration // how long a version that was not found is not asked for again
+	client *client
+	hosts  *hostname.Resolver
+
+	lock     sync.Mutex
+	versions map[versionKey]knownVersion
+	forgive  time.Duration // how long a version that was not found is not asked for again
 }
 
 // knownVersion is a version's definition, which never changes, or for a while that there is none.
@@ -35,18 +34,12 @@ type knownVersion struct {
 	used   time.Time // when a task of it was listed last
 }
 
-// reading is a snapshot, what it came of, and the replica that gave it. It is never written to again.
-type reading struct {
-	snapshot catalog.Snapshot
-	apps     []app
-	problems []catalog.Problem // of the list, not of an app in it
-	replica  int
-	whole    time.Time // when the whole list was read
-}
+// keptVersions is how long a definition is kept that no task needs.
+const keptVersions = 5 * time.Minute
 
-// read asks the replicas for everything, beginning with the first one given.
-func (r *reader) read(ctx context.Context, first int) (reading, error) {
-	var got reading
+// all asks the replicas for all apps, beginning with the first one given.
+func (r *reader) all(ctx context.Context, first int) (reading, error) {
+	got := reading{asked: time.Now()}
 	at, err := r.client.ask(ctx, question{path: appsPath, first: first, use: func(body []byte) (err error) {
 		got.apps, got.problems, err = parseApps(body)
 		return err
@@ -54,81 +47,88 @@ func (r *reader) read(ctx context.Context, first int) (reading, error) {
 	if err != nil {
 		return reading{}, err
 	}
-	got.replica, got.whole = at, time.Now()
-	return r.conclude(ctx, got)
+	got.replica = at
+	r.client.preferred.Store(int64(at))
+	defer r.forget(got.asked)
+	return got, r.complete(ctx, &got)
 }
 
 // onePatience is how long the apps that an event named may take, before the whole list is asked for instead.
 const onePatience = 5 * time.Second
 
-// refresh reads some apps of an earlier reading again. Any error, an app that was not listed or that is gone among them,
-// means that the whole list must tell.
-func (r *reader) refresh(ctx context.Context, base reading, ids []string) (reading, error) {
+// some asks for some apps.
+func (r *reader) some(ctx context.Context, ids []string) (reading, error) {
 	limited, cancel := context.WithTimeout(ctx, onePatience)
 	defer cancel()
-	got := reading{apps: slices.Clone(base.apps), problems: base.problems, replica: base.replica, whole: base.whole}
-	for _, id := range ids {
-		i := slices.IndexFunc(got.apps, func(a app) bool { return a.ID == id })
-		path, ok := apiPath(id)
-		if i < 0 || !ok {
-			return reading{}, fmt.Errorf("app %.100q was not listed", id)
+	got := reading{asked: time.Now(), replica: int(r.client.preferred.Load())}
+	var lock sync.Mutex
+	var errs []error
+	each(ids, maxVisits, func(id string) {
+		a, err := r.one(limited, id, got.replica)
+		lock.Lock()
+		defer lock.Unlock()
+		switch {
+		case errors.Is(err, errNotFound):
+			got.missing = append(got.missing, id)
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			got.apps = append(got.apps, a)
 		}
-		// Tasks and deployments are always in this answer.
-		q := question{path: path + "?embed=app.readiness", first: got.replica, missing: true, use: func(body []byte) (err error) {
-			got.apps[i], err = parseOne(body, id)
-			return err
-		}}
-		at, err := r.client.ask(limited, q)
-		if err != nil {
-			return reading{}, err
-		}
-		got.replica = at
+	})
+	if len(errs) > 0 {
+		return reading{}, errs[0]
 	}
-	return r.conclude(ctx, got)
+	return got, r.complete(limited, &got)
 }
 
-// conclude asks for what the apps leave open, and finds their services.
-func (r *reader) conclude(ctx context.Context, got reading) (reading, error) {
-	r.client.preferred.Store(int64(got.replica))
+func (r *reader) one(ctx context.Context, id string, first int) (a app, err error) {
+	path, ok := apiPath(id)
+	if !ok {
+		return app{}, fmt.Errorf("%.100q is no app", id)
+	}
+	// Tasks and deployments are always in this answer.
+	q := question{path: path + "?embed=app.readiness", first: first, missing: true, use: func(body []byte) (err error) {
+		a, err = parseOne(body, id)
+		return err
+	}}
+	_, err = r.client.ask(ctx, q)
+	return a, err
+}
+
+// complete asks for what the apps leave open.
+func (r *reader) complete(ctx context.Context, got *reading) error {
 	needed := versionsNeeded(got.apps)
 	if err := r.readVersions(ctx, needed); err != nil {
-		return reading{}, err
+		return err
 	}
 	r.learn(got.apps, time.Now())
-	hosts := r.hosts.Resolve(ctx, hostsNeeded(got.apps))
-	if err := r.hosts.Late(hosts, time.Now()); err != nil {
-		return reading{}, err
+	got.hosts = r.hosts.Resolve(ctx, hostsNeeded(got.apps))
+	if err := r.hosts.Late(got.hosts, time.Now()); err != nil {
+		return err
 	}
-	w := world{versions: make(map[versionKey]versionAnswer), hosts: hosts, alive: r.alive, now: time.Now(), groupSize: r.groupSize}
+	got.versions = make(map[versionKey]versionAnswer, len(needed))
+	r.lock.Lock()
 	for _, key := range needed {
-		w.versions[key] = r.versions[key].answer
+		got.versions[key] = r.versions[key].answer
 	}
+	r.lock.Unlock()
 	if ctx.Err() != nil {
-		return reading{}, ctx.Err()
+		return ctx.Err()
 	}
-	found, problems := services(got.apps, w)
-	r.alive = remember(got.apps, w)
 	r.hosts.Settle()
-	got.snapshot = catalog.Snapshot{Source: sourceName, Priority: priority, Services: found,
-		Problems: sortProblems(slices.Concat(got.problems, problems)), Succeeded: time.Now()}
-	return got, nil
+	return nil
 }
 
 // readVersions makes the cache hold what is needed. It keeps for a while what is not: around a failover a list may lack
 // tasks for a moment, and Marathon may not be able to tell their versions again.
 func (r *reader) readVersions(ctx context.Context, needed []versionKey) error {
 	now := time.Now()
-	maps.DeleteFunc(r.versions, func(_ versionKey, known knownVersion) bool { return now.Sub(known.used) > remembered })
-	unknown := slices.DeleteFunc(slices.Clone(needed), func(key versionKey) bool {
-		known, ok := r.versions[key]
-		return ok && (known.until.IsZero() || now.Before(known.until))
-	})
-	var lock sync.Mutex
 	var errs []error
-	each(unknown, 8, func(key versionKey) {
+	each(r.unknown(needed, now), 8, func(key versionKey) {
 		known, err := r.readVersion(ctx, key)
-		lock.Lock()
-		defer lock.Unlock()
+		r.lock.Lock()
+		defer r.lock.Unlock()
 		if err != nil {
 			errs = append(errs, err)
 			return
@@ -138,6 +138,8 @@ func (r *reader) readVersions(ctx context.Context, needed []versionKey) error {
 	if len(errs) > 0 {
 		return errs[0]
 	}
+	r.lock.Lock()
+	defer r.lock.Unlock()
 	for _, key := range needed {
 		known := r.versions[key]
 		known.used = now
@@ -146,9 +148,29 @@ func (r *reader) readVersions(ctx context.Context, needed []versionKey) error {
 	return nil
 }
 
+// unknown gives the versions that must be asked for.
+func (r *reader) unknown(needed []versionKey, now time.Time) []versionKey {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	return slices.DeleteFunc(slices.Clone(needed), func(key versionKey) bool {
+		known, ok := r.versions[key]
+		return ok && (known.until.IsZero() || now.Before(known.until))
+	})
+}
+
+// forget drops the versions that nobody has needed for long.
+func (r *reader) forget(now time.Time) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	kept := max(keptVersions, 2*r.forgive)
+	maps.DeleteFunc(r.versions, func(_ versionKey, known knownVersion) bool { return now.Sub(known.used) > kept })
+}
+
 // learn keeps the definitions of the versions that run now: once an app is upgraded they pair the ports of the tasks
 // that still run, without a question that Marathon might not answer.
 func (r *reader) learn(apps []app, now time.Time) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
 	for _, a := range apps {
 		last := ""
 		for _, t := range a.tasks {

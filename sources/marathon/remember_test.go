@@ -22,23 +22,22 @@ func TestResultsThatVanishAreNotDeadOnes(t *testing.T) {
 		"alive, then nothing is known":                   {[]string{alive, gone, gone}, time.Second, 1},
 		"alive, then dead":                               {[]string{alive, gone, dead}, time.Second, 0},
 		"alive, dead, then nothing is known":             {[]string{alive, dead, gone}, time.Second, 0},
-		"nothing is known for longer than we hope":       {[]string{alive, gone, gone}, remembered, 0},
+		"nothing is known for longer than we hope":       {[]string{alive, gone, gone}, longestAway, 0},
 		"alive, then not listed, then nothing is known":  {[]string{alive, "", gone}, time.Second, 1},
 		"alive, then not running, then nothing is known": {[]string{alive, stopped, gone}, time.Second, 0},
-		"not listed for longer than we hope":             {[]string{alive, "", gone}, remembered, 0},
-		"alive again":                                    {[]string{alive, gone, alive}, remembered, 1},
+		"not listed for longer than we hope":             {[]string{alive, "", gone}, longestAway, 0},
+		"alive again":                                    {[]string{alive, gone, alive}, longestAway, 1},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			var found []catalog.Service
-			w := world{hosts: hosts(), groupSize: 1, now: time.Date(2015, 6, 2, 9, 0, 0, 0, time.UTC)}
+			w := world{source: sourceName, hosts: hosts(), groupSize: 1, beliefs: beliefs{}, now: time.Date(2015, 6, 2, 9, 0, 0, 0, time.UTC)}
 			for _, answer := range c.answers {
 				apps, _, err := parseApps([]byte(`{"apps":[` + answer + `]}`))
 				if err != nil {
 					t.Fatal(err)
 				}
 				found, _ = services(apps, w)
-				w.alive = remember(apps, w)
 				w.now = w.now.Add(c.apart)
 			}
 			if got := catalog.CountServers(found); got != c.servers {

@@ -111,9 +111,10 @@ func (f fixed) RoundTrip(*http.Request) (*http.Response, error) {
 // readText reads once and gives what came of it as text.
 func readText(t *testing.T, r *reader) string {
 	t.Helper()
-	got, err := r.read(t.Context(), 0)
+	got, err := r.all(t.Context(), 0)
 	if err != nil {
 		return "error " + err.Error()
 	}
-	return canonical(got.snapshot.Services, got.snapshot.Problems)
+	f, _ := newFleet(sourceName, 1).renewed(got, time.Now())
+	return canonical(f.board.all(), f.problems())
 }

@@ -16,11 +16,21 @@ import (
 
 // world is what routing needs to know beside the list of apps. It was asked for before, so that routing is pure.
 type world struct {
+	source    string
 	versions  map[versionKey]versionAnswer
 	hosts     map[string]hostname.Answer
-	alive     map[string]time.Time // tasks that were seen alive before, and how long that is believed
+	beliefs   beliefs
 	now       time.Time
 	groupSize int // how many proxies share the connections of a server; at least 1
+}
+
+// definition gives the definition that a task runs.
+func (w world) definition(a app, t task) (definition, bool) {
+	if a.runs(t) {
+		return a.definition, true
+	}
+	answer, ok := w.versions[versionKey{a.ID, t.Version}]
+	return answer.definition, ok && answer.reason == ""
 }
 
 // versionKey names one version of an app.
@@ -43,15 +53,6 @@ type offer struct {
 type routed struct {
 	offers   []offer
 	problems []catalog.Problem
-}
-
-// services routes every app and settles who gets which port. Both results are in canonical order.
-func services(apps []app, w world) ([]catalog.Service, []catalog.Problem) {
-	parts := make([]routed, 0, len(apps))
-	for _, a := range apps {
-		parts = append(parts, route(a, w))
-	}
-	return merge(parts)
 }
 
 // route gives the services of one app: those of its current definition, even without servers, and those of older
@@ -98,20 +99,20 @@ func (r *routed) add(a app, d definition, tasks []task, w world, current bool) {
 	for _, reason := range reasons {
 		r.problems = append(r.problems, problem(a.ID, reason))
 	}
-	tasks = slices.DeleteFunc(tasks, func(t task) bool { return !a.ready(t) || !t.healthy(d, w.knewAlive(t)) })
+	tasks = slices.DeleteFunc(tasks, func(t task) bool { return !a.ready(t) || !t.healthy(d, w.beliefs.alive(t.ID, w.now)) })
 	for _, e := range endpoints {
 		servers := r.servers(e, d, tasks, w)
 		if len(servers) == 0 && !current {
 			continue
 		}
 		for _, key := range e.keys {
-			r.offers = append(r.offers, offer{app: a.ID, current: current, service: e.service(key, a.ID, servers)})
+			r.offers = append(r.offers, offer{app: a.ID, current: current, service: e.service(key, w.source, a.ID, servers)})
 		}
 	}
 }
 
-func (e endpoint) service(key catalog.Key, id string, servers []catalog.Server) catalog.Service {
-	s := catalog.Service{Key: key, Name: serviceName(id), Source: sourceName, Mode: e.settings.mode,
+func (e endpoint) service(key catalog.Key, source, id string, servers []catalog.Server) catalog.Service {
+	s := catalog.Service{Key: key, Name: serviceName(id), Source: source, Mode: e.settings.mode,
 		Timeouts: e.settings.timeouts, Servers: slices.Clone(servers)}
 	if key.Proto == catalog.UDP {
 		s.Mode = catalog.ModeTCP
@@ -131,48 +132,6 @@ func (r *routed) servers(e endpoint, d definition, tasks []task, w world) []cata
 			Check: !d.checked(), OnHost: e.hostIndex >= 0})
 	}
 	return out
-}
-
-// merge puts the parts of all apps together. Of two apps with one key the lowest id has it, and a definition that is
-// current goes before one that is on its way out.
-func merge(parts []routed) ([]catalog.Service, []catalog.Problem) {
-	var offers []offer
-	var problems []catalog.Problem
-	for _, p := range parts {
-		offers = append(offers, p.offers...)
-		problems = append(problems, p.problems...)
-	}
-	slices.SortStableFunc(offers, func(a, b offer) int {
-		if a.current != b.current {
-			return cmp.Compare(rank(a), rank(b))
-		}
-		return cmp.Compare(a.app, b.app)
-	})
-	owners := make(map[catalog.Key]int, len(offers))
-	names := make([]string, 0, len(offers))
-	out := make([]catalog.Service, 0, len(offers))
-	for _, o := range offers {
-		i, taken := owners[o.service.Key]
-		switch {
-		case !taken:
-			owners[o.service.Key] = len(out)
-			out, names = append(out, o.service), append(names, o.app)
-		case names[i] == o.app:
-			out[i].Servers = append(out[i].Servers, o.service.Servers...)
-		default:
-			problems = append(problems, problem(o.app, fmt.Sprintf("%s is left out: app %s has that service port",
-				o.service.Key, clean(names[i]))))
-		}
-	}
-	catalog.Sort(out)
-	return out, sortProblems(problems)
-}
-
-func rank(o offer) int {
-	if o.current {
-		return 0
-	}
-	return 1
 }
 
 func sortProblems(problems []catalog.Problem) []catalog.Problem {
@@ -227,34 +186,17 @@ func (t task) results() (any, alive bool) {
 	return any, any && alive
 }
 
-func (w world) knewAlive(t task) bool { return w.now.Before(w.alive[t.ID]) }
-
-// remembered is how long a task that was alive is believed to be when its results are gone: Marathon's default grace period,
-// in which each check runs several times.
-const remembered = 5 * time.Minute
-
-// remember gives the tasks that are to be believed alive if the next answer has no results of them. A task that the list
-// lacks stays believed: around a failover Marathon's list may be short, or empty.
-func remember(apps []app, w world) map[string]time.Time {
-	out := maps.Clone(w.alive)
-	if out == nil {
-		out = make(map[string]time.Time)
-	}
-	maps.DeleteFunc(out, func(_ string, until time.Time) bool { return !w.now.Before(until) })
-	for _, a := range apps {
-		for _, t := range a.tasks {
-			switch results, alive := t.results(); {
-			case t.running() && alive:
-				out[t.ID] = w.now.Add(remembered)
-			case !t.running(), results:
-				delete(out, t.ID)
-			}
-		}
-	}
-	return out
+// checks gives the health checks, without those that are null.
+func (d definition) checks() []healthCheck {
+	return slices.DeleteFunc(slices.Clone(d.HealthChecks), func(c healthCheck) bool { return !c.defined })
 }
 
-func (d definition) checked() bool { return slices.Contains(d.HealthChecks, present) }
+func (d definition) checked() bool {
+	return slices.ContainsFunc(d.HealthChecks, func(c healthCheck) bool { return c.defined })
+}
+
+// waits reports whether tasks may wait for a readiness check, of which no event tells.
+func (a app) waits() bool { return len(a.Readiness) > 0 || slices.Contains(a.ReadinessChecks, present) }
 
 // ready is false only when a readiness check says so; there are results only while a deployment starts tasks.
 func (a app) ready(t task) bool {

@@ -37,7 +37,7 @@ func (c routeCase) route(t *testing.T) string {
 	if err != nil {
 		t.Fatalf("parse %s: %v", c.apps, err)
 	}
-	w := world{hosts: hosts(), groupSize: max(c.group, 1), versions: make(map[versionKey]versionAnswer)}
+	w := world{source: sourceName, hosts: hosts(), groupSize: max(c.group, 1), versions: make(map[versionKey]versionAnswer)}
 	for name, text := range c.versions {
 		id, version, _ := strings.Cut(name, " ")
 		d, err := parseDefinition([]byte(text))
@@ -48,6 +48,20 @@ func (c routeCase) route(t *testing.T) string {
 	}
 	found, more := services(apps, w)
 	return canonical(found, sortProblems(append(problems, more...)))
+}
+
+// services gives what a fleet of these apps offers.
+func services(apps []app, w world) ([]catalog.Service, []catalog.Problem) {
+	f := newFleet(w.source, w.groupSize)
+	f.versions, f.hosts = w.versions, w.hosts
+	if w.beliefs != nil {
+		f.beliefs = w.beliefs
+	}
+	for _, a := range apps {
+		f.set(entry{app: a}, w.now)
+	}
+	f.beliefs.forget(w.now)
+	return f.board.all(), f.problems()
 }
 
 func canonical(found []catalog.Service, problems []catalog.Problem) string {

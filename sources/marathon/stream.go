@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,23 +17,19 @@ import (
 // maxPause is the longest wait between two attempts.
 const maxPause = 15 * time.Second
 
-// pulse is what the stream's goroutine tells the source's: a mark that says "look again", and signs of life.
+// pulse is what the stream's goroutine tells the source's: events, and signs of life.
 type pulse struct {
 	wake    chan struct{} // holds one mark: further ones, while it waits to be taken, add nothing
-	lock    sync.Mutex    // of the mark and of what it means
-	why     cause
+	lock    sync.Mutex    // of what is to be taken
+	events  []event
+	opened  bool         // a stream was: what was changed before is not told
 	heard   atomic.Int64 // when Marathon last gave a sign of life, in Unix nanoseconds
+	event   atomic.Int64 // when the last event came, the same
 	trouble atomic.Value // a string: why there is no stream now, or empty
 }
 
-// cause is why Marathon is asked.
-type cause struct {
-	announced bool     // an event said that something changed
-	apps      []string // only these changed; empty is any
-}
-
-// maxApps is how many apps are asked for one by one. For more the whole list is cheaper.
-const maxApps = 5
+// maxEvents is how many events may wait to be taken. They are taken within a millisecond.
+const maxEvents = 1 << 14
 
 func newPulse() *pulse {
 	p := &pulse{wake: make(chan struct{}, 1)}
@@ -42,44 +37,58 @@ func newPulse() *pulse {
 	return p
 }
 
-// look marks that an app changed, or with an empty id that any may have.
-func (p *pulse) look(app string) {
+// hear passes an event on. Where too many wait, one that may be anything stands for the rest.
+func (p *pulse) hear(e event) {
 	p.lock.Lock()
 	defer p.lock.Unlock()
-	everything := app == "" || p.why.announced && len(p.why.apps) == 0
-	switch {
-	case everything, len(p.why.apps) == maxApps && !slices.Contains(p.why.apps, app):
-		p.why.apps = nil
-	case !slices.Contains(p.why.apps, app):
-		p.why.apps = append(p.why.apps, app)
+	switch n := len(p.events); {
+	case n < maxEvents:
+		p.events = append(p.events, e)
+	case n == maxEvents:
+		p.events = append(p.events, event{odd: true})
 	}
-	p.why.announced = true
+	p.mark()
+}
+
+// look says that any app may have changed.
+func (p *pulse) look() {
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	p.opened = true
+	p.mark()
+}
+
+func (p *pulse) mark() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
 }
 
-// take takes the mark away, if there is one, and tells what it meant.
-func (p *pulse) take() cause {
+// take gives what has come since it was called last.
+func (p *pulse) take() (events []event, opened bool) {
 	p.lock.Lock()
 	defer p.lock.Unlock()
 	select {
 	case <-p.wake:
 	default:
 	}
-	why := p.why
-	p.why = cause{}
-	return why
+	events, opened = p.events, p.opened
+	p.events, p.opened = nil, false
+	return events, opened
 }
 
 func (p *pulse) alive() { p.heard.Store(time.Now().UnixNano()) }
 
-func (p *pulse) lastHeard() time.Time {
-	if n := p.heard.Load(); n != 0 {
-		return time.Unix(0, n)
+func (p *pulse) lastHeard() time.Time { return unixNano(p.heard.Load()) }
+
+func (p *pulse) lastEvent() time.Time { return unixNano(p.event.Load()) }
+
+func unixNano(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
 	}
-	return time.Time{}
+	return time.Unix(0, n)
 }
 
 // follower keeps a subscription to the events of one replica after another.
@@ -102,7 +111,7 @@ func (f *follower) run(ctx context.Context) {
 		err := f.follow(ctx, r)
 		f.pulse.trouble.Store(fmt.Sprintf("%s: %s", r, hostname.Reason(err)))
 		if i == 0 {
-			f.pulse.look("") // whoever waited for the first subscription waits no longer
+			f.pulse.look() // whoever waited for the first subscription waits no longer
 		}
 		// A replica that is not ready to lead says 200 and closes at once, so only a stream that lasted was a success.
 		// Behind a standby's proxy an idle one lasts 10 s.
@@ -127,15 +136,16 @@ func (f *follower) follow(ctx context.Context, r replica) error {
 	// The answer's head comes a moment before the subscription counts, and the first event says that it does. Old
 	// Marathons may send none, so a moment's wait stands in for it.
 	f.pulse.trouble.Store("")
-	first := time.AfterFunc(f.settle, func() { f.pulse.look("") })
+	first := time.AfterFunc(f.settle, func() { f.pulse.look() })
 	defer first.Stop()
 	heard := onRead{r: body, do: func() { deadline.Reset(f.silence); f.pulse.alive() }}
 	err = readEvents(heard, maxEvent, func(e event) {
-		switch {
-		case first.Stop():
-			f.pulse.look("")
-		case e.matters():
-			f.pulse.look(e.app())
+		if first.Stop() {
+			f.pulse.look()
+		}
+		f.pulse.event.Store(time.Now().UnixNano())
+		if e.matters() {
+			f.pulse.hear(e)
 		}
 	})
 	return causeOf(ctx, err)

@@ -1,0 +1,134 @@
+package marathon
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// maxVisits is how many apps are asked for one by one. For more the whole list is cheaper.
+const maxVisits = 5
+
+// Events that concern everything have it read at once, and then with pauses that grow while they go on: the whole list is
+// megabytes, and after a failover there is an event for each task.
+const (
+	firstGap   = time.Second
+	longestGap = 8 * time.Second
+)
+
+// agenda is what to ask Marathon, and when.
+type agenda struct {
+	settle time.Duration // how long Marathon may take to show what an event announced
+	visits map[string]visit
+	list   time.Time // when everything is to be read
+	why    reason    // of that
+
+	gap   time.Duration // since the last list that events had read
+	asked time.Time     // when that was
+}
+
+// visit is an app that is to be asked for.
+type visit struct {
+	at        time.Time
+	announced bool          // by an event that the answer should show; if it does not, the app is asked for once more
+	pause     time.Duration // before the next visit, while answers and events differ
+}
+
+// reason is why everything is read.
+type reason uint8
+
+const (
+	polled reason = iota
+	announced
+	settled // an event had announced what the list before did not show
+)
+
+func newAgenda(settle time.Duration, first time.Time) agenda {
+	return agenda{settle: settle, visits: map[string]visit{}, list: first}
+}
+
+// visit has an app asked for, at the latest at that time.
+func (g *agenda) visit(id string, v visit) {
+	if old, ok := g.visits[id]; ok {
+		v.announced = v.announced || old.announced
+		if old.at.Before(v.at) {
+			v.at = old.at
+		}
+	}
+	g.visits[id] = v
+}
+
+// everything has the list read because of an event.
+func (g *agenda) everything(now time.Time) {
+	g.soon(max(0, g.asked.Add(g.gap).Sub(now)), now, announced)
+}
+
+// soon has the list read after a pause, if it is not sooner.
+func (g *agenda) soon(pause time.Duration, now time.Time, why reason) {
+	if at := now.Add(pause); at.Before(g.list) {
+		g.list, g.why = at, why
+	}
+}
+
+// due gives the apps that are to be asked for now, and takes them off. When they are too many, the list is to tell.
+func (g *agenda) due(now time.Time) map[string]visit {
+	visits := maps.Clone(g.visits)
+	maps.DeleteFunc(visits, func(_ string, v visit) bool { return v.at.After(now) })
+	if len(visits) > maxVisits {
+		g.everything(now)
+		return nil
+	}
+	for id := range visits {
+		delete(g.visits, id)
+	}
+	return visits
+}
+
+// begin notes that the list is asked for, so that nothing need be asked that it tells. The next is due after the interval.
+func (g *agenda) begin(now time.Time, interval time.Duration) reason {
+	if g.why == announced {
+		g.gap = min(max(firstGap, 2*g.gap), longestGap)
+		if now.Sub(g.asked) > 2*longestGap {
+			g.gap = firstGap
+		}
+		g.asked = now
+	}
+	maps.DeleteFunc(g.visits, func(_ string, v visit) bool { return !v.at.After(now) })
+	why := g.why
+	g.list, g.why = now.Add(interval), polled
+	return why
+}
+
+// nextVisit is when apps are to be asked for; zero when none are, or so many that the list will tell.
+func (g *agenda) nextVisit(now time.Time) (next time.Time) {
+	due := 0
+	for _, v := range g.visits {
+		if !v.at.After(now) {
+			due++
+		}
+		if next.IsZero() || v.at.Before(next) {
+			next = v.at
+		}
+	}
+	if due > maxVisits {
+		return time.Time{}
+	}
+	return next
+}
+
+// differ has those apps asked for again of which events have said something else than the answer.
+func (g *agenda) differ(ids []string, asked map[string]visit, now time.Time) {
+	for _, id := range ids {
+		pause := max(g.settle, 2*asked[id].pause)
+		g.visit(id, visit{at: now.Add(pause), pause: pause})
+	}
+}
+
+// unchanged has those apps asked for once more whose answers did not show what an event had announced.
+func (g *agenda) unchanged(asked map[string]visit, now time.Time) {
+	for _, id := range slices.Sorted(maps.Keys(asked)) {
+		if asked[id].announced {
+			g.visit(id, visit{at: now.Add(g.settle)})
+		}
+	}
+}

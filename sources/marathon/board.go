@@ -1,0 +1,133 @@
+package marathon
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// board settles which app has which service port. Taking in one app's change costs as much as that app, and the list of services
+// shares with the one before what did not change.
+type board struct {
+	claims   map[catalog.Key][]offer
+	services map[catalog.Key]catalog.Service
+	problems map[catalog.Key][]catalog.Problem // of those whose port another app has
+	changed  map[catalog.Key]bool              // since the list was made
+	list     []catalog.Service                 // in canonical order; never written to
+	servers  int
+}
+
+func newBoard() *board {
+	return &board{claims: map[catalog.Key][]offer{}, services: map[catalog.Key]catalog.Service{},
+		problems: map[catalog.Key][]catalog.Problem{}, changed: map[catalog.Key]bool{}}
+}
+
+// replace puts an app's offers in the place of those that it had.
+func (b *board) replace(app string, had, has []offer) {
+	keys := make(map[catalog.Key]bool, len(has))
+	for _, o := range had {
+		keys[o.service.Key] = true
+		b.claims[o.service.Key] = slices.DeleteFunc(slices.Clone(b.claims[o.service.Key]), func(c offer) bool { return c.app == app })
+	}
+	for _, o := range has {
+		keys[o.service.Key] = true
+		b.claims[o.service.Key] = append(slices.Clone(b.claims[o.service.Key]), o)
+	}
+	for key := range keys {
+		b.settle(key)
+	}
+}
+
+// settle decides who has a port, and what of its service changed.
+func (b *board) settle(key catalog.Key) {
+	had, before := b.services[key]
+	has, problems := award(b.claims[key])
+	b.servers += len(has.Servers) - len(had.Servers)
+	delete(b.problems, key)
+	if len(problems) > 0 {
+		b.problems[key] = problems
+	}
+	switch {
+	case len(b.claims[key]) == 0:
+		delete(b.claims, key)
+		delete(b.services, key)
+		b.changed[key] = true
+	case !before || !had.Equal(has):
+		b.services[key] = has
+		b.changed[key] = true
+	}
+}
+
+// award gives the service of a port to one of those that claim it: the lowest app id has it, and a definition that is
+// current goes before one that is on its way out.
+func award(claims []offer) (catalog.Service, []catalog.Problem) {
+	if len(claims) == 0 {
+		return catalog.Service{}, nil
+	}
+	slices.SortStableFunc(claims, func(a, b offer) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.app, b.app))
+	})
+	owner := claims[0]
+	one := []catalog.Service{owner.service}
+	one[0].Servers = slices.Clone(owner.service.Servers)
+	var problems []catalog.Problem
+	for _, c := range claims[1:] {
+		if c.app == owner.app {
+			one[0].Servers = append(one[0].Servers, c.service.Servers...)
+			continue
+		}
+		problems = append(problems, problem(c.app, fmt.Sprintf("%s is left out: app %s has that service port", c.service.Key, clean(owner.app))))
+	}
+	catalog.Sort(one)
+	return one[0], problems
+}
+
+func rank(o offer) int {
+	if o.current {
+		return 0
+	}
+	return 1
+}
+
+// share takes over from an earlier board what is the same, the whole list when all is.
+func (b *board) share(earlier *board) {
+	same := len(b.services) == len(earlier.services)
+	for key, s := range b.services {
+		if was, ok := earlier.services[key]; ok && was.Equal(s) {
+			b.services[key] = was
+		} else {
+			same = false
+		}
+	}
+	if same && len(earlier.changed) == 0 {
+		b.list = earlier.list
+		clear(b.changed)
+	}
+}
+
+// all gives the services in canonical order.
+func (b *board) all() []catalog.Service {
+	if len(b.changed) == 0 {
+		return b.list
+	}
+	keys := slices.SortedFunc(maps.Keys(b.changed), catalog.Key.Compare)
+	clear(b.changed)
+	next := make([]catalog.Service, 0, len(b.services))
+	rest := b.list
+	for _, key := range keys {
+		at, found := slices.BinarySearchFunc(rest, key, func(s catalog.Service, k catalog.Key) int { return s.Key.Compare(k) })
+		next = append(next, rest[:at]...)
+		if found {
+			at++
+		}
+		rest = rest[at:]
+		if s, ok := b.services[key]; ok {
+			next = append(next, s)
+		}
+	}
+	b.list = append(next, rest...)
+	return b.list
+}

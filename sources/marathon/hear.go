@@ -1,0 +1,167 @@
+package marathon
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// look is what an event makes us ask Marathon.
+type look uint8
+
+const (
+	nothing    look = iota
+	confirm         // the event told all that matters; what Marathon says should agree in a moment
+	atOnce          // the app that it names
+	everything      // any app may have changed
+)
+
+// hear takes an event in, and tells what to ask about the apps that it names. An event that takes a task away counts at once, since
+// taking one away wrongly is repaired by the answer that follows. One that brings a task counts at once where it tells all
+// that matters: that it runs, where the app has no checks, and that it is alive, where there is one check.
+func (f *fleet) hear(e event, now time.Time) look {
+	switch {
+	case !e.odd && len(e.Plan.Steps) > 0 && len(e.apps()) == 0:
+		return nothing // a deployment of pods, which have no service ports
+	case e.odd || len(e.apps()) == 0:
+		return everything
+	case e.Type == "status_update_event":
+		return f.hearStatus(e, now)
+	case e.Type == "health_status_changed_event" && e.Alive != nil:
+		return f.hearHealth(e, *e.Alive, now)
+	case e.Type == "instance_health_changed_event" && e.Healthy != nil:
+		return f.hearHealth(e, *e.Healthy, now)
+	case e.Type == "unhealthy_task_kill_event", e.Type == "unhealthy_instance_kill_event":
+		return f.hearGone(e, now)
+	case e.Type == "app_terminated_event":
+		return f.hearEnd(e.AppID, now)
+	case e.Type == "add_health_check_event":
+		// It comes for each app and version after a failover.
+		if known, ok := f.apps[e.AppID]; ok && known.app.checked() && (e.Version == "" || e.Version == known.app.Version) {
+			return nothing
+		}
+	case e.Type == "api_post_event":
+		delete(f.ended, e.AppDefinition.ID)
+	}
+	return atOnce
+}
+
+func (f *fleet) hearStatus(e event, now time.Time) look {
+	switch e.Status {
+	case "TASK_RUNNING":
+		return f.hearRunning(e, now)
+	case "":
+		return atOnce
+	default:
+		return f.hearGone(e, now)
+	}
+}
+
+// hearGone takes a task away.
+func (f *fleet) hearGone(e event, now time.Time) look {
+	known, ok := f.apps[e.apps()[0]]
+	switch {
+	case e.instance() == "":
+		return atOnce
+	case !ok:
+		return nothing
+	}
+	t, listed := known.find(e)
+	delete(f.beliefs, t.ID)
+	f.say(known, e, word{gone: true, until: now.Add(goneHolds)}, now)
+	if !listed || !t.running() {
+		return nothing
+	}
+	return confirm
+}
+
+// hearEnd takes an app away.
+func (f *fleet) hearEnd(id string, now time.Time) look {
+	_, known := f.apps[id]
+	f.ended[id] = now.Add(goneHolds)
+	if !known {
+		return nothing
+	}
+	f.drop(id)
+	return confirm
+}
+
+func (f *fleet) hearRunning(e event, now time.Time) look {
+	known, ok := f.apps[e.AppID]
+	if !ok || e.TaskID == "" {
+		return atOnce
+	}
+	said := known.words[e.instance()]
+	t, listed := known.find(e)
+	switch {
+	case listed && t.running() && t.Version == e.Version && slices.Equal(t.Ports, e.Ports):
+		return nothing
+	case said.gone: // the order of events is not guaranteed, so it is not believed without an answer
+		known.words = known.words.without(e.instance())
+		f.apps[e.AppID] = known
+		return atOnce
+	case !known.app.knows(e.Version) || known.app.waits() || !f.reaches(known.app, e):
+		return atOnce
+	}
+	born := task{ID: e.TaskID, Host: e.Host, Ports: e.Ports, State: e.Status, Version: e.Version, Addresses: e.Addresses}
+	f.say(known, e, word{born: &born, health: said.health, until: now.Add(aliveHolds)}, now)
+	return confirm
+}
+
+// reaches reports whether the address of a task that an event tells of is known.
+func (f *fleet) reaches(a app, e event) bool {
+	if _, err := netip.ParseAddr(e.Host); err != nil && f.hosts[e.Host].Reason != "" || err != nil && !f.hosts[e.Host].Addr.IsValid() {
+		return false
+	}
+	return a.mode() != containerMode || len(e.Addresses) > 0
+}
+
+func (f *fleet) hearHealth(e event, alive bool, now time.Time) look {
+	known, ok := f.apps[e.apps()[0]]
+	if !ok || e.instance() == "" {
+		return atOnce
+	}
+	said := known.words[e.instance()]
+	t, listed := known.find(e)
+	switch results, wasAlive := t.results(); {
+	case !alive:
+		f.say(known, e, word{born: said.born, gone: said.gone, health: sick, until: now.Add(goneHolds)}, now)
+		if !listed || !t.running() || results && !wasAlive {
+			return nothing
+		}
+		return confirm
+	case said.gone:
+		known.words = known.words.without(e.instance())
+		f.apps[known.app.ID] = known
+		return atOnce
+	case listed && t.running() && wasAlive:
+		return nothing
+	}
+	d, ok := f.world(now).definition(known.app, t)
+	believed := f.beliefs.alive(t.ID, now)
+	if !listed || !t.running() || !ok || known.app.waits() || len(d.checks()) != 1 && !believed {
+		return atOnce
+	}
+	// After a failover these come for all tasks: that one is alive which was believed to be is no news.
+	f.say(known, e, word{born: said.born, health: well, until: now.Add(aliveHolds)}, now)
+	return nothing
+}
+
+// say keeps what an event said of a task, and lets it count.
+func (f *fleet) say(known entry, e event, said word, now time.Time) {
+	said.task = e.TaskID
+	known.words = known.words.holding(now).with(e.instance(), said)
+	known.app, _ = known.words.correct(known.app)
+	f.set(known, now)
+}
+
+// find gives the task that an event is about.
+func (e entry) find(ev event) (task, bool) {
+	i := slices.IndexFunc(e.app.tasks, func(t task) bool {
+		return t.ID == ev.TaskID || ev.TaskID == "" && instanceOf(t.ID) == ev.InstanceID
+	})
+	if i < 0 {
+		return task{}, false
+	}
+	return e.app.tasks[i], true
+}

@@ -1,0 +1,289 @@
+package marathon
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/hostname"
+)
+
+// signOfLife is how often a snapshot is sent at least while Marathon is heard, so that its age can be seen.
+const signOfLife = 15 * time.Second
+
+// run is the state of Source.Run, of which only its goroutine knows. At most one list and one round of visits are asked for at
+// a time, each by a goroutine of its own: an event that takes a task away waits for neither.
+type run struct {
+	config Config
+	reader *reader
+	pulse  *pulse
+	out    chan<- catalog.Snapshot
+
+	fleet   *fleet
+	agenda  agenda
+	asking  sync.WaitGroup
+	lists   chan listed
+	visits  chan visited
+	listing bool
+	away    bool // on visits
+	first   int  // the replica that is asked for the list first
+	doubt   *doubt
+	pause   backoff
+
+	accepts bool             // there is a last good answer
+	read    time.Time        // when
+	failing string           // why Marathon cannot be read now
+	last    catalog.Snapshot // the last one sent
+	sent    time.Time
+}
+
+// listed is an answer to the question for all apps.
+type listed struct {
+	reading
+	why reason
+	err error
+}
+
+// visited is one to the question for some.
+type visited struct {
+	reading
+	asked map[string]visit
+	err   error
+}
+
+// doubt is about a list that lost most servers.
+type doubt struct {
+	servers int
+	tries   int
+}
+
+// maxConfirmations bounds how often answers that grow, but stay small, are read again.
+const maxConfirmations = 10
+
+// newRun prepares a run. The first reading comes once there is a subscription, or none to be had, or one that takes too long.
+func newRun(config Config, reader *reader, out chan<- catalog.Snapshot) *run {
+	r := &run{config: config, reader: reader, pulse: newPulse(), out: out, pause: backoff{first: config.RetryPause},
+		fleet:  newFleet(sourceName, config.GroupSize),
+		agenda: newAgenda(config.Settle, time.Now().Add(time.Second)),
+		lists:  make(chan listed, 1), visits: make(chan visited, 1)}
+	r.first = int(reader.client.preferred.Load())
+	r.last = catalog.Snapshot{Source: sourceName, Priority: priority}
+	return r
+}
+
+func (r *run) loop(ctx context.Context) error {
+	defer r.asking.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		next, out := r.news(time.Now())
+		r.ask(ctx, time.Now())
+		timer.Reset(time.Until(r.next(time.Now())))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case out <- next:
+			r.last, r.sent = next, time.Now()
+		case <-r.pulse.wake:
+			r.hear(time.Now())
+		case l := <-r.lists:
+			r.listing = false
+			r.takeList(ctx, l, time.Now())
+		case v := <-r.visits:
+			r.away = false
+			r.takeVisits(ctx, v, time.Now())
+		case <-timer.C:
+		}
+	}
+}
+
+// next is when there is something to do though nothing comes in.
+func (r *run) next(now time.Time) time.Time {
+	next := now.Add(signOfLife)
+	sooner := func(at time.Time) {
+		if at.Before(next) {
+			next = at
+		}
+	}
+	if !r.listing {
+		sooner(r.agenda.list)
+	}
+	if at := r.agenda.nextVisit(now); !r.away && r.failing == "" && !at.IsZero() {
+		sooner(at)
+	}
+	return next
+}
+
+// hear takes the events in that have come.
+func (r *run) hear(now time.Time) {
+	events, opened := r.pulse.take()
+	if opened {
+		r.agenda.soon(0, now, polled)
+	}
+	if len(events) > 0 && (!r.accepts || r.failing != "") {
+		r.agenda.everything(now)
+	}
+	if !r.accepts {
+		return
+	}
+	for _, e := range events {
+		switch r.fleet.hear(e, now) {
+		case nothing:
+		case everything:
+			clear(r.fleet.ended) // a group may have been made anew
+			r.agenda.everything(now)
+		case confirm:
+			for _, id := range e.apps() {
+				r.agenda.visit(id, visit{at: now.Add(r.config.Settle)})
+			}
+		case atOnce:
+			for _, id := range e.apps() {
+				r.agenda.visit(id, visit{at: now, announced: true})
+			}
+		}
+	}
+}
+
+// ask asks for what is due.
+func (r *run) ask(ctx context.Context, now time.Time) {
+	if visits := r.visitsDue(now); len(visits) > 0 {
+		r.away = true
+		r.asking.Go(func() {
+			got, err := r.reader.some(ctx, slices.Sorted(maps.Keys(visits)))
+			r.visits <- visited{got, visits, err}
+		})
+	}
+	if !r.listing && !r.agenda.list.After(now) {
+		r.listing = true
+		why, first := r.agenda.begin(now, r.config.RefreshInterval), r.first
+		r.asking.Go(func() {
+			got, err := r.reader.all(ctx, first)
+			r.lists <- listed{got, why, err}
+		})
+	}
+}
+
+// visitsDue gives none while some are under way, or while Marathon cannot be read.
+func (r *run) visitsDue(now time.Time) map[string]visit {
+	if r.away || r.failing != "" {
+		return nil
+	}
+	return r.agenda.due(now)
+}
+
+// takeList takes an answer on all apps in. One that lost most servers is a failover's or a lone standby's as likely as the truth:
+// it counts when a second one, of another replica where there is one, agrees. A second one that has more stands in its
+// place.
+func (r *run) takeList(ctx context.Context, l listed, now time.Time) {
+	if l.err != nil {
+		if ctx.Err() == nil {
+			r.fail(l.err, now)
+		}
+		return
+	}
+	next, differing := r.fleet.renewed(l.reading, now)
+	r.first = l.replica
+	if r.doubts(next) {
+		r.first = l.replica + 1
+		r.agenda.soon(r.config.ConfirmPause, now, settled)
+		return
+	}
+	r.doubt, r.failing = nil, ""
+	r.pause.reset()
+	changed := !r.accepts || len(next.board.changed) > 0 || !slices.Equal(next.problems(), r.fleet.problems())
+	r.fleet, r.accepts = next, true
+	r.read = now
+	r.pulse.alive()
+	r.agenda.differ(differing, nil, now)
+	if l.why == announced && !changed {
+		// Up to 1.2 an event may come before the list shows what it announced.
+		r.agenda.soon(r.config.Settle, now, settled)
+	}
+}
+
+// doubts reports whether a list is to be confirmed: it lacks more than half of the servers, or all, though no event said so.
+func (r *run) doubts(next *fleet) bool {
+	had, has := r.fleet.board.servers, next.board.servers
+	if !r.accepts || !massLoss(had, has) {
+		return false
+	}
+	if r.doubt != nil && (has <= r.doubt.servers || r.doubt.tries >= maxConfirmations) {
+		return false
+	}
+	tries := 1
+	if r.doubt != nil {
+		tries += r.doubt.tries
+	}
+	r.doubt = &doubt{has, tries}
+	return true
+}
+
+func massLoss(before, now int) bool { return before > 0 && (now == 0 || 2*now < before) }
+
+// takeVisits takes the answers on some apps in. When they cannot be had, or would take most servers away, the list must tell.
+func (r *run) takeVisits(ctx context.Context, v visited, now time.Time) {
+	if ctx.Err() != nil {
+		return
+	}
+	if v.err != nil {
+		r.agenda.everything(now)
+		return
+	}
+	if left := r.fleet.servers(v.reading, now); massLoss(r.fleet.board.servers, left) {
+		r.doubt, r.first = &doubt{servers: left, tries: 1}, v.replica+1
+		r.agenda.soon(r.config.ConfirmPause, now, settled)
+		return
+	}
+	differing, lost := r.fleet.visited(v.reading, now)
+	r.agenda.differ(differing, v.asked, now)
+	if lost {
+		r.agenda.everything(now)
+	}
+	if len(r.fleet.board.changed) == 0 {
+		r.agenda.unchanged(v.asked, now)
+	}
+	r.read = now
+	r.pulse.alive()
+}
+
+// fail keeps the services while Marathon cannot be read, and asks again soon.
+func (r *run) fail(err error, now time.Time) {
+	r.doubt = nil
+	r.failing = hostname.Reason(err)
+	r.agenda.soon(min(r.pause.next(), r.config.RefreshInterval), now, polled)
+}
+
+// news gives a snapshot of what is known, and a channel for it if it says anything new, or nothing was sent for long.
+func (r *run) news(now time.Time) (catalog.Snapshot, chan<- catalog.Snapshot) {
+	next := r.last
+	next.Succeeded, next.Heard, next.Err = r.read, r.pulse.lastHeard(), r.failing
+	if r.accepts {
+		next.Services, next.Problems = r.fleet.board.all(), r.problems()
+	}
+	alive := r.failing == "" && now.Sub(r.sent) >= min(signOfLife, r.config.RefreshInterval) && next.Heard.After(r.last.Heard)
+	switch {
+	case next.Err != r.last.Err, r.accepts && (r.sent.IsZero() || alive || !same(r.last, next)):
+		return next, r.out
+	default:
+		return next, nil
+	}
+}
+
+// same reports whether two snapshots say the same: a list of services that has not changed is not made anew.
+func same(a, b catalog.Snapshot) bool {
+	return len(a.Services) == len(b.Services) && unsafe.SliceData(a.Services) == unsafe.SliceData(b.Services) && slices.Equal(a.Problems, b.Problems)
+}
+
+func (r *run) problems() []catalog.Problem {
+	all := r.fleet.problems()
+	if trouble := r.pulse.trouble.Load().(string); trouble != "" && r.failing == "" {
+		all = sortProblems(append(all, problem("event stream", fmt.Sprintf(
+			"%s; changes are seen each refresh interval (%s) only", trouble, r.config.RefreshInterval))))
+	}
+	return all
+}
