@@ -17,18 +17,30 @@ import (
 )
 
 // flagValue is a flag's text. It is read and checked together with what comes from elsewhere.
-type flagValue struct{ text string }
+type flagValue struct {
+	text    string
+	between string // stands between the texts of a flag that is given more than once; empty: the last one counts
+	given   bool
+}
 
-func (f *flagValue) String() string     { return f.text }
-func (f *flagValue) Set(s string) error { f.text = s; return nil }
-func (f *flagValue) Type() string       { return "value" }
+func (f *flagValue) String() string { return f.text }
+func (f *flagValue) Type() string   { return "value" }
+
+// Set takes the text of one more flag.
+func (f *flagValue) Set(s string) error {
+	if f.given && f.between != "" {
+		s = f.text + f.between + s
+	}
+	f.text, f.given = s, true
+	return nil
+}
 
 // newFlags gives the command line's flags, to be parsed.
 func newFlags() *pflag.FlagSet {
 	flags := pflag.NewFlagSet("proxymatic", pflag.ContinueOnError)
 	flags.Usage = func() {} // the caller prints help where it belongs
 	for _, o := range options() {
-		flag := flags.VarPF(&flagValue{o.def}, o.name, o.short, o.help)
+		flag := flags.VarPF(&flagValue{text: o.def, between: o.between}, o.name, o.short, o.help)
 		if o.arg == "" {
 			flag.NoOptDefVal = "true"
 		}

@@ -111,11 +111,13 @@ func TestDecoding(t *testing.T) {
 		{"haproxy: no", boolean, false},
 		{"haproxy: False", boolean, false},
 		{"haproxy: 0", boolean, false},
-		{"marathon: http://a:1/", list, []string{"http://a:1"}},
-		{"marathon: http://a:1/ , https://b:2,", list, []string{"http://a:1", "https://b:2"}},
-		{"marathon: [http://a:1, ' http://b:2/x/ ']", list, []string{"http://a:1", "http://b:2/x"}},
-		{"marathon:\n- http://u:p@a:1\n- http://b:2", list, []string{"http://u:p@a:1", "http://b:2"}},
-		{"marathon: ''", list, []string(nil)},
+		{"marathon: http://a:1/", list, [][]string{{"http://a:1"}}},
+		{"marathon: http://a:1/ , https://b:2,", list, [][]string{{"http://a:1", "https://b:2"}}},
+		{"marathon: [http://a:1, ' http://b:2/x/ ']", list, [][]string{{"http://a:1", "http://b:2/x"}}},
+		{"marathon:\n- http://u:p@a:1\n- http://b:2", list, [][]string{{"http://u:p@a:1", "http://b:2"}}},
+		{"marathon: ''", list, [][]string(nil)},
+		{"marathon: http://a:1,http://b:2 ; http://c:3/;", list, [][]string{{"http://a:1", "http://b:2"}, {"http://c:3"}}},
+		{"marathon: ['http://a:1;http://c:3', http://d:4]", list, [][]string{{"http://a:1"}, {"http://c:3", "http://d:4"}}},
 		{"pen-servers: 7", func(c Config) any { return c.PenServers }, 7},
 		{"status-endpoint: ''", func(c Config) any { return c.StatusEndpoint }, ""},
 		{"status-endpoint: '[::1]:90'", func(c Config) any { return c.StatusEndpoint }, "[::1]:90"},
@@ -143,8 +145,14 @@ func TestFlagsAndEnvironmentAreDecodedLikeYAML(t *testing.T) {
 	t.Setenv("DRAIN", "5")
 	got, err := read(t, "--haproxy", "-e=no", "--release-after", "90", "--group-size=2")
 	if err != nil || !got.HAProxy || got.ExposeHost || !got.Verbose || got.Drain != 5*time.Second || got.ReleaseAfter != 90*time.Second ||
-		got.GroupSize != 2 || !reflect.DeepEqual(got.Marathon, []string{"http://a:1", "http://b:2"}) {
+		got.GroupSize != 2 || !reflect.DeepEqual(got.Marathon, [][]string{{"http://a:1", "http://b:2"}}) {
 		t.Errorf("got %+v, %v", got, err)
+	}
+	if got, err := read(t, "-m", "http://a:1,http://b:2", "--marathon=http://c:3"); err != nil || !reflect.DeepEqual(got.Marathon, [][]string{{"http://a:1", "http://b:2"}, {"http://c:3"}}) {
+		t.Errorf("two Marathons: got %q, %v", got.Marathon, err)
+	}
+	if got, err := read(t, "--group-size", "3", "--group-size", "4"); err != nil || got.GroupSize != 4 {
+		t.Errorf("another flag that is given twice: got %d, %v", got.GroupSize, err)
 	}
 	t.Setenv("HAPROXY", "1")
 	if got, err := read(t, "--haproxy=false", "--marathon="); err != nil || got.HAProxy || got.Marathon != nil {
@@ -241,10 +249,10 @@ func TestSecretsInFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("MARATHON_URL_FILE", secret)
-	if got, err := read(t, yamlFile(t, "marathon: http://b:2")); err != nil || !reflect.DeepEqual(got.Marathon, []string{"http://u:p@a:1"}) {
+	if got, err := read(t, yamlFile(t, "marathon: http://b:2")); err != nil || !reflect.DeepEqual(got.Marathon, [][]string{{"http://u:p@a:1"}}) {
 		t.Errorf("the file's value over the YAML file's: got %q, %v", got.Marathon, err)
 	}
-	if got, err := read(t, "-m", "http://c:3"); err != nil || !reflect.DeepEqual(got.Marathon, []string{"http://c:3"}) {
+	if got, err := read(t, "-m", "http://c:3"); err != nil || !reflect.DeepEqual(got.Marathon, [][]string{{"http://c:3"}}) {
 		t.Errorf("the command line over the file: got %q, %v", got.Marathon, err)
 	}
 	t.Setenv("MARATHON_URL", "http://d:4")

@@ -14,10 +14,10 @@ import (
 type Config struct {
 	File string // the YAML file that was read; empty when there was none
 
-	Registrator      string   // etcd URL; empty when not read
-	Marathon         []string // URLs of the replicas; empty when not read
-	MarathonCallback string   // URL that Marathon posts to; empty for none
-	ServicesFile     string   // empty when not read
+	Registrator      string     // etcd URL; empty when not read
+	Marathon         [][]string // of each Marathon the URLs of its replicas; empty when none is read
+	MarathonCallback string     // URL that Marathon posts to; empty for none
+	ServicesFile     string     // empty when not read
 
 	RegistratorCA, RegistratorCert, RegistratorKey string // paths; empty for none
 	RegistratorUser, RegistratorPassword           string
@@ -71,8 +71,9 @@ type option struct {
 	arg         string // what --help calls the value; empty for a flag that needs none
 	def         string // the default, as one would write it
 	help        string
-	secret      bool // the value may hold a password
-	flagOnly    bool // has no YAML key
+	secret      bool   // the value may hold a password
+	flagOnly    bool   // has no YAML key
+	between     string // for a flag that may be given more than once: what else stands between its values
 	set         func(*Config, any) error
 }
 
@@ -99,8 +100,10 @@ func originalOptions() []option {
 			help: `URL where registrator publishes services, e.g. "etcd://localhost:4001/services"`,
 			set:  into(func(c *Config) *string { return &c.Registrator }, etcdURL)},
 		{name: "marathon", short: "m", env: "MARATHON_URL", arg: "MARATHON", secret: true,
-			help: `Marathon URL to query, e.g. "http://localhost:8080/". Several, with commas between them, are replicas of one Marathon`,
-			set:  into(func(c *Config) *[]string { return &c.Marathon }, webURLs)},
+			between: clusterMark,
+			help: `Marathon URL to query, e.g. "http://localhost:8080/". Several, with commas between them, are replicas of one Marathon. ` +
+				`With ";" between them, or given more than once, they are Marathons of their own`,
+			set: into(func(c *Config) *[][]string { return &c.Marathon }, clusters)},
 		{name: "marathon-callback", short: "c", env: "MARATHON_CALLBACK_URL", arg: "CALLBACK",
 			help: "URL to listen for Marathon HTTP callbacks (not built yet)",
 			set:  into(func(c *Config) *string { return &c.MarathonCallback }, webURL)},

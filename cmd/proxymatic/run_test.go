@@ -253,7 +253,7 @@ func TestListen(t *testing.T) {
 }
 
 func TestSourcesOfTheSameSettingsAreKept(t *testing.T) {
-	c := Config{Marathon: []string{"http://a:1"}, ServicesFile: "/f", RefreshInterval: time.Minute, GroupSize: 1}
+	c := Config{Marathon: [][]string{{"http://a:1"}}, ServicesFile: "/f", RefreshInterval: time.Minute, GroupSize: 1}
 	sources, err := c.sources()
 	if err != nil {
 		t.Fatal(err)
@@ -271,7 +271,8 @@ func TestSourcesOfTheSameSettingsAreKept(t *testing.T) {
 	}{
 		{"nothing changed", func(*Config) {}, "marathon kept, file kept"},
 		{"what is not about sources", func(c *Config) { c.Verbose = true }, "marathon kept, file kept"},
-		{"another Marathon", func(c *Config) { c.Marathon = []string{"http://b:1"} }, "marathon new, file kept"},
+		{"another Marathon", func(c *Config) { c.Marathon = [][]string{{"http://b:1"}} }, "marathon new, file kept"},
+		{"one more Marathon", func(c *Config) { c.Marathon = [][]string{{"http://a:1"}, {"http://b:1"}} }, "marathon kept, marathon-2 new, file kept"},
 		{"another group size", func(c *Config) { c.GroupSize = 2 }, "marathon new, file kept"},
 		{"another file", func(c *Config) { c.ServicesFile = "/g" }, "marathon kept, file new"},
 		{"one source less", func(c *Config) { c.Marathon = nil }, "file kept"},

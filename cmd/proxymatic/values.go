@@ -239,6 +239,28 @@ func webURLs(raw any) ([]string, error) {
 	return list, nil
 }
 
+// clusterMark stands between the URLs of independent Marathons, as commas do between those of one's replicas.
+const clusterMark = ";"
+
+// clusters reads the replicas of each Marathon. A list of YAML is one of replicas, too.
+func clusters(raw any) ([][]string, error) {
+	replicas, err := words(raw)
+	if err != nil {
+		return nil, err
+	}
+	var out [][]string
+	for text := range strings.SplitSeq(strings.Join(replicas, ","), clusterMark) {
+		one, err := webURLs(text)
+		if err != nil {
+			return nil, err
+		}
+		if len(one) > 0 {
+			out = append(out, one)
+		}
+	}
+	return out, nil
+}
+
 // etcdURL reads a registrator URL, or nothing.
 func etcdURL(raw any) (string, error) {
 	list, err := words(raw)

@@ -25,8 +25,8 @@ import (
 // sources gives the configured sources.
 func (c Config) sources() ([]reconcile.Source, error) {
 	var all []reconcile.Source
-	if len(c.Marathon) > 0 {
-		source, err := marathon.New(c.marathon())
+	for _, settings := range c.marathons() {
+		source, err := marathon.New(settings)
 		if err != nil {
 			return nil, fmt.Errorf("--marathon: %w", err)
 		}
@@ -45,8 +45,17 @@ func (c Config) sources() ([]reconcile.Source, error) {
 	return all, nil
 }
 
-func (c Config) marathon() marathon.Config {
-	return marathon.Config{URLs: c.Marathon, RefreshInterval: c.RefreshInterval, GroupSize: c.GroupSize}
+// marathons gives the settings of each Marathon. The first one is called "marathon" and goes before the others.
+func (c Config) marathons() []marathon.Config {
+	var all []marathon.Config
+	for i, urls := range c.Marathon {
+		one := marathon.Config{URLs: urls, After: i, RefreshInterval: c.RefreshInterval, GroupSize: c.GroupSize}
+		if i > 0 {
+			one.Name = fmt.Sprintf("marathon-%d", i+1)
+		}
+		all = append(all, one)
+	}
+	return all
 }
 
 func (c Config) registrator() registrator.Config {
@@ -56,7 +65,11 @@ func (c Config) registrator() registrator.Config {
 
 // sourceSettings gives what sources makes each source from, by its name.
 func (c Config) sourceSettings() map[string]any {
-	return map[string]any{"marathon": c.marathon(), "registrator": c.registrator(), file.Name: c.ServicesFile}
+	settings := map[string]any{"registrator": c.registrator(), file.Name: c.ServicesFile}
+	for _, one := range c.marathons() {
+		settings[cmp.Or(one.Name, marathon.Name)] = one
+	}
+	return settings
 }
 
 func (c Config) policy() policy.Policy {

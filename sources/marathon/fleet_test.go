@@ -102,7 +102,7 @@ func TestOneByOneOrAllAtOnceIsTheSame(t *testing.T) {
 	for seed := range uint64(200) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		apps := make(map[int]string)
-		f := newFleet(sourceName, 1)
+		f := newFleet(Name, 1)
 		for step := range 30 {
 			now := start().Add(time.Duration(step) * time.Second)
 			before := f.board.all()
@@ -121,7 +121,7 @@ func TestOneByOneOrAllAtOnceIsTheSame(t *testing.T) {
 					all = append(all, apps[id])
 				}
 			}
-			fresh, _ := newFleet(sourceName, 1).renewed(list(t, strings.Join(all, ","), now), now)
+			fresh, _ := newFleet(Name, 1).renewed(list(t, strings.Join(all, ","), now), now)
 			got, want := canonical(f.board.all(), f.problems()), canonical(fresh.board.all(), fresh.problems())
 			if got != want || f.board.servers != catalog.CountServers(f.board.all()) || catalog.Format(before) != text {
 				t.Fatalf("seed %d step %d: one by one\n%sat once\n%s%d servers; what was sent is now\n%s, and was\n%s", seed, step, got, want, f.board.servers, catalog.Format(before), text)

@@ -47,7 +47,7 @@ func wholeWay(data []byte, group byte) (string, []catalog.Service, []catalog.Pro
 	if err != nil && len(apps) > 0 {
 		own = apps[0].definition
 	}
-	w := world{source: sourceName, versions: make(map[versionKey]versionAnswer), hosts: make(map[string]hostname.Answer), groupSize: int(group) + 1}
+	w := world{source: Name, versions: make(map[versionKey]versionAnswer), hosts: make(map[string]hostname.Answer), groupSize: int(group) + 1}
 	for _, key := range versionsNeeded(apps) {
 		w.versions[key] = versionAnswer{definition: own}
 	}

@@ -31,7 +31,7 @@ func told(t *testing.T, f *fleet, events string, now time.Time) (asked []string,
 // fleetOf gives the fleet that follows from the answer to GET /v2/apps with these apps.
 func fleetOf(t *testing.T, apps string, now time.Time) *fleet {
 	t.Helper()
-	f, _ := newFleet(sourceName, 1).renewed(list(t, apps, now), now)
+	f, _ := newFleet(Name, 1).renewed(list(t, apps, now), now)
 	f.hosts = hosts()
 	return f
 }

@@ -301,5 +301,5 @@ func notJSON(err error) error {
 }
 
 func problem(subject, reason string) catalog.Problem {
-	return catalog.Problem{Source: sourceName, Subject: clean(subject), Reason: clean(reason)}
+	return catalog.Problem{Source: Name, Subject: clean(subject), Reason: clean(reason)}
 }

@@ -115,6 +115,6 @@ func readText(t *testing.T, r *reader) string {
 	if err != nil {
 		return "error " + err.Error()
 	}
-	f, _ := newFleet(sourceName, 1).renewed(got, time.Now())
+	f, _ := newFleet(Name, 1).renewed(got, time.Now())
 	return canonical(f.board.all(), f.problems())
 }

@@ -37,7 +37,7 @@ func (c routeCase) route(t *testing.T) string {
 	if err != nil {
 		t.Fatalf("parse %s: %v", c.apps, err)
 	}
-	w := world{source: sourceName, hosts: hosts(), groupSize: max(c.group, 1), versions: make(map[versionKey]versionAnswer)}
+	w := world{source: Name, hosts: hosts(), groupSize: max(c.group, 1), versions: make(map[versionKey]versionAnswer)}
 	for name, text := range c.versions {
 		id, version, _ := strings.Cut(name, " ")
 		d, err := parseDefinition([]byte(text))

@@ -68,11 +68,11 @@ const maxConfirmations = 10
 // newRun prepares a run. The first reading comes once there is a subscription, or none to be had, or one that takes too long.
 func newRun(config Config, reader *reader, out chan<- catalog.Snapshot) *run {
 	r := &run{config: config, reader: reader, pulse: newPulse(), out: out, pause: backoff{first: config.RetryPause},
-		fleet:  newFleet(sourceName, config.GroupSize),
+		fleet:  newFleet(config.Name, config.GroupSize),
 		agenda: newAgenda(config.Settle, time.Now().Add(time.Second)),
 		lists:  make(chan listed, 1), visits: make(chan visited, 1)}
 	r.first = int(reader.client.preferred.Load())
-	r.last = catalog.Snapshot{Source: sourceName, Priority: priority}
+	r.last = config.snapshot()
 	return r
 }
 
@@ -282,8 +282,9 @@ func same(a, b catalog.Snapshot) bool {
 func (r *run) problems() []catalog.Problem {
 	all := r.fleet.problems()
 	if trouble := r.pulse.trouble.Load().(string); trouble != "" && r.failing == "" {
-		all = sortProblems(append(all, problem("event stream", fmt.Sprintf(
-			"%s; changes are seen each refresh interval (%s) only", trouble, r.config.RefreshInterval))))
+		p := problem("event stream", fmt.Sprintf("%s; changes are seen each refresh interval (%s) only", trouble, r.config.RefreshInterval))
+		p.Source = r.config.Name
+		all = sortProblems(append(all, p))
 	}
 	return all
 }

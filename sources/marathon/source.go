@@ -7,6 +7,7 @@
 package marathon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,14 +18,18 @@ import (
 	"github.com/meltwater/proxymatic/sources/hostname"
 )
 
-const (
-	sourceName = "marathon"
-	// priority puts Marathon over registrator (200) and the services file (100).
-	priority = 300
-)
+// Name is what a Marathon is called that has no other name.
+const Name = "marathon"
+
+// priority puts Marathon over registrator (200) and the services file (100).
+const priority = 300
 
 // Config says which Marathon to read and how. Every zero duration means the default that is named.
 type Config struct {
+	// Name is the source's name ("marathon").
+	Name string
+	// After is how many other Marathons go before this one where both have a service on one port, at most 99.
+	After int
 	// URLs are the replicas of one Marathon, such as "http://user:password@marathon1:8080/".
 	URLs []string
 	// RefreshInterval is how often everything is read when no event asks for it (60 s).
@@ -70,6 +75,7 @@ func New(config Config) (*Source, error) {
 		}
 		replicas = append(replicas, r)
 	}
+	config.Name, config.After = cmp.Or(config.Name, Name), min(max(config.After, 0), 99)
 	setDefault(&config.RefreshInterval, time.Minute)
 	setDefault(&config.Timeout, time.Minute)
 	setDefault(&config.Silence, 35*time.Second)
@@ -85,19 +91,26 @@ func setDefault(d *time.Duration, otherwise time.Duration) {
 	}
 }
 
-// Name is "marathon".
-func (s *Source) Name() string { return sourceName }
+// Name is the name that it was given.
+func (s *Source) Name() string { return s.config.Name }
 
 // Read reads everything once from the first replica that gives a usable answer.
 func (s *Source) Read(ctx context.Context) (catalog.Snapshot, error) {
 	got, err := s.reader().all(ctx, int(s.client.preferred.Load()))
 	if err != nil {
-		return catalog.Snapshot{}, fmt.Errorf("read marathon: %w", err)
+		return catalog.Snapshot{}, fmt.Errorf("read %s: %w", s.config.Name, err)
 	}
-	fleet, _ := newFleet(sourceName, s.config.GroupSize).renewed(got, time.Now())
-	snapshot := catalog.Snapshot{Source: sourceName, Priority: priority, Services: fleet.board.all(), Problems: fleet.problems(), Succeeded: time.Now()}
+	fleet, _ := newFleet(s.config.Name, s.config.GroupSize).renewed(got, time.Now())
+	snapshot := s.config.snapshot()
+	snapshot.Services, snapshot.Problems = fleet.board.all(), fleet.problems()
+	snapshot.Succeeded = time.Now()
 	snapshot.Heard = snapshot.Succeeded
 	return snapshot, nil
+}
+
+// snapshot gives an empty one.
+func (c Config) snapshot() catalog.Snapshot {
+	return catalog.Snapshot{Source: c.Name, Priority: priority - c.After}
 }
 
 func (s *Source) reader() *reader {
