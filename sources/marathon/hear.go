@@ -91,6 +91,7 @@ func (f *fleet) hearRunning(e event, now time.Time) look {
 	if !ok || e.TaskID == "" {
 		return atOnce
 	}
+	known.words = known.words.holding(now)
 	said := known.words[e.instance()]
 	t, listed := known.find(e)
 	switch {
@@ -121,6 +122,7 @@ func (f *fleet) hearHealth(e event, alive bool, now time.Time) look {
 	if !ok || e.instance() == "" {
 		return atOnce
 	}
+	known.words = known.words.holding(now)
 	said := known.words[e.instance()]
 	t, listed := known.find(e)
 	switch results, wasAlive := t.results(); {
