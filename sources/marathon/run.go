@@ -24,6 +24,9 @@ type run struct {
 	pulse  *pulse
 	out    chan<- catalog.Snapshot
 
+	callbacks *callbacks      // nil without
+	hints     <-chan struct{} // of theirs
+
 	fleet   *fleet
 	agenda  agenda
 	asking  sync.WaitGroup
@@ -91,6 +94,8 @@ func (r *run) loop(ctx context.Context) error {
 			r.last, r.sent = next, time.Now()
 		case <-r.pulse.wake:
 			r.hear(time.Now())
+		case <-r.hints:
+			r.agenda.soon(0, time.Now(), settled) // a burst of callbacks is over: the list shows what they announced
 		case l := <-r.lists:
 			r.listing = false
 			r.takeList(ctx, l, time.Now())
@@ -193,6 +198,7 @@ func (r *run) takeList(ctx context.Context, l listed, now time.Time) {
 		r.agenda.soon(r.config.ConfirmPause, now, settled)
 		return
 	}
+	r.callbacks.polled(r.accepts && r.failing == "" && len(next.board.changed) > 0)
 	r.doubt, r.failing = nil, ""
 	r.pause.reset()
 	changed := !r.accepts || len(next.board.changed) > 0 || !slices.Equal(next.problems(), r.fleet.problems())
@@ -281,10 +287,19 @@ func same(a, b catalog.Snapshot) bool {
 
 func (r *run) problems() []catalog.Problem {
 	all := r.fleet.problems()
-	if trouble := r.pulse.trouble.Load().(string); trouble != "" && r.failing == "" {
-		p := problem("event stream", fmt.Sprintf("%s; changes are seen each refresh interval (%s) only", trouble, r.config.RefreshInterval))
+	if r.failing != "" {
+		return all
+	}
+	add := func(subject, reason string) {
+		p := problem(subject, reason)
 		p.Source = r.config.Name
-		all = sortProblems(append(all, p))
+		all = sortProblems(append(slices.Clip(all), p))
+	}
+	if trouble := r.pulse.trouble.Load().(string); trouble != "" {
+		add("event stream", fmt.Sprintf("%s; changes are seen each refresh interval (%s) only", trouble, r.config.RefreshInterval))
+	}
+	if trouble := r.callbacks.complaint(); trouble != "" {
+		add("callbacks", trouble)
 	}
 	return all
 }

@@ -3,7 +3,7 @@
 // Apps are known as Marathon listed them last (fleet.go, beliefs.go, board.go). An event of its stream changes what it tells by itself (hear.go, words.go),
 // and has the app that it names read again, or the whole list, as each refresh interval does (agenda.go). What an app means is
 // worked out by pure functions (parse.go, ports.go, labels.go, routable.go); the rest asks the replicas (client.go, read.go),
-// listens to events (events.go, stream.go) and decides what counts (source.go, run.go).
+// listens to events (events.go, stream.go, callback.go, subscribe.go) and decides what counts (source.go, run.go).
 package marathon
 
 import (
@@ -32,6 +32,9 @@ type Config struct {
 	After int
 	// URLs are the replicas of one Marathon, such as "http://user:password@marathon1:8080/".
 	URLs []string
+	// Callback is the URL that Marathon posts its events to, such as "http://this-host:5090": Run listens on its port, on
+	// all addresses, and follows the event stream only where there are no callbacks. Empty: no callbacks.
+	Callback string
 	// RefreshInterval is how often everything is read when no event asks for it (60 s).
 	RefreshInterval time.Duration
 	// GroupSize is how many proxies share the connections of a server: a maxconn label is divided by it. 0 means 1.
@@ -76,6 +79,11 @@ func New(config Config) (*Source, error) {
 		replicas = append(replicas, r)
 	}
 	config.Name, config.After = cmp.Or(config.Name, Name), min(max(config.After, 0), 99)
+	if config.Callback != "" {
+		if _, _, err := parseCallback(config.Callback); err != nil {
+			return nil, err
+		}
+	}
 	setDefault(&config.RefreshInterval, time.Minute)
 	setDefault(&config.Timeout, time.Minute)
 	setDefault(&config.Silence, 35*time.Second)
@@ -127,8 +135,14 @@ func (s *Source) Run(ctx context.Context, out chan<- catalog.Snapshot) error {
 	}
 	defer func() { s.before = r }()
 	f := follower{client: s.client, pulse: r.pulse, silence: s.config.Silence, settle: s.config.Settle, retry: s.config.RetryPause}
+	listen := f.run
+	if s.config.Callback != "" {
+		follow := func(ctx context.Context) { f.run(ctx); r.pulse.trouble.Store("") }
+		r.callbacks = newCallbacks(s.config, s.client, follow, r.pulse.posted)
+		listen, r.hints = r.callbacks.run, r.callbacks.hints
+	}
 	var wait sync.WaitGroup
-	wait.Go(func() { f.run(ctx) })
+	wait.Go(func() { listen(ctx) })
 	defer func() {
 		wait.Wait()
 		s.client.http.CloseIdleConnections()

@@ -16,6 +16,39 @@ type callback struct {
 	skipUntil time.Time
 }
 
+// Callbacks gives the URLs that events are posted to, in order.
+func (c *Cluster) Callbacks() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Sorted(maps.Keys(c.callbacks))
+}
+
+// SetCallbacks puts other subscribers in the place of those that there are, without a past: as a leader that has just begun
+// finds them in ZooKeeper.
+func (c *Cluster) SetCallbacks(urls ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.callbacks = map[string]*callback{}
+	for _, url := range urls {
+		c.callbacks[url] = &callback{}
+	}
+}
+
+// CutCallbacks makes all posts fail, as a firewall in between would, or lets them through again.
+func (c *Cluster) CutCallbacks(cut bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut = cut
+}
+
+// SkipsCallback reports whether events are not posted to a subscriber now, because it failed before.
+func (c *Cluster) SkipsCallback(url string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sub := c.callbacks[url]
+	return sub != nil && time.Now().Before(sub.skipUntil)
+}
+
 func (c *Cluster) subscriptions(req *http.Request, f Faults) answer {
 	if f.NoCallbacks {
 		return message(http.StatusBadRequest, "http event callback system is not running on this Marathon instance. "+
@@ -51,7 +84,8 @@ func (c *Cluster) post(event string) {
 		if time.Now().Before(sub.skipUntil) {
 			continue
 		}
-		c.wg.Go(func() { c.report(sub, c.deliver(url, event)) })
+		cut := c.cut
+		c.wg.Go(func() { c.report(sub, !cut && c.deliver(url, event)) })
 	}
 }
 

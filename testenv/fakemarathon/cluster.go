@@ -49,6 +49,7 @@ type Cluster struct {
 	entries   map[string]entry // by app
 	streams   []*stream
 	callbacks map[string]*callback
+	cut       bool // posts to callbacks fail
 	last      time.Time
 	serial    int
 	nextPort  int
