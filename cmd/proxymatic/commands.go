@@ -22,7 +22,6 @@ import (
 // command is one word of the command line.
 type command struct {
 	offers bool                                       // is about services, so a source must be configured
-	checks bool                                       // is about what a run would do, services aside
 	bare   bool                                       // needs no configuration, so a broken one does not matter
 	do     func(context.Context, Config) (int, error) // gives the exit code; an error means exitError. Nil for run
 }
@@ -33,7 +32,7 @@ func (p program) commands() map[string]command {
 		"services":    {offers: true, do: p.services},
 		"plan":        {offers: true, do: p.plan},
 		"render":      {offers: true, do: p.render},
-		"validate":    {checks: true, do: p.validate},
+		"validate":    {do: p.validate},
 		"healthcheck": {do: p.healthcheck},
 		"version":     {bare: true, do: p.version},
 	}

@@ -123,7 +123,6 @@ func TestUsageAndConfigurationErrors(t *testing.T) {
 		{[]string{"services", "--output=xml"}, `proxymatic: --output (from the command line): "xml": want one of ["text" "json"]`},
 		{[]string{"plan", "--timeout=0"}, `proxymatic: --timeout (from the command line): "0": want more than 0`},
 		{[]string{"validate", "-r", "etcd://x", "--registrator-cert=/nonexistent/c"}, "proxymatic: registrator: a client certificate and its key are given together"},
-		{[]string{"plan", "--haproxy", "-m=http://x", "-c=http://x"}, "proxymatic: --marathon-callback: listening for callbacks is not built yet in this version; remove it, Marathon's event stream is followed without it"},
 		{[]string{"plan", "--pen-servers=1001"}, `proxymatic: --pen-servers (from the command line): 1001: want at most 1000`},
 		{[]string{"render", "--services-file", services}, "proxymatic: without --haproxy no haproxy.cfg is written: all services go to pen"},
 		{[]string{"validate", "--pen-template=/nonexistent/t"}, "proxymatic: --pen-template: read template: open /nonexistent/t: no such file or directory"},

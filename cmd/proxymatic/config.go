@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -118,6 +121,12 @@ func (c Config) check() error {
 		return fmt.Errorf("--haproxy-start is %q and --haproxy-reload is %q: want both to be managed, or both to be commands",
 			c.HAProxyStart, c.HAProxyReload)
 	}
+	if c.MarathonCallback != "" && len(c.Marathon) > 1 {
+		return fmt.Errorf("--marathon-callback is for one Marathon, and there are %d: remove it, their event streams are followed without it", len(c.Marathon))
+	}
+	if _, port, err := net.SplitHostPort(c.StatusEndpoint); err == nil && port == c.callbackPort() {
+		return fmt.Errorf("--marathon-callback and --status-endpoint both listen on port %s: give one of them another", port)
+	}
 	if socket := c.controlSocket(); len(socket) > kernelSocketPath {
 		return fmt.Errorf("--run-dir: the socket %s would have more than the %d bytes that the kernel allows", socket, kernelSocketPath)
 	}
@@ -125,6 +134,15 @@ func (c Config) check() error {
 		return fmt.Errorf("--run-dir: the socket %s would have more than the %d bytes that HAProxy allows", socket, haproxySocketPath)
 	}
 	return nil
+}
+
+// callbackPort is the port that Marathon posts to, or empty.
+func (c Config) callbackPort() string {
+	u, err := url.Parse(c.MarathonCallback)
+	if err != nil || c.MarathonCallback == "" {
+		return ""
+	}
+	return cmp.Or(u.Port(), "80")
 }
 
 func (c Config) controlSocket() string { return filepath.Join(c.RunDir, "control.sock") }

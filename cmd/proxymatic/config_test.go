@@ -219,10 +219,39 @@ func TestErrorsNameTheEnvironmentAndTheCommandLine(t *testing.T) {
 	}
 }
 
+func TestMarathonCallback(t *testing.T) {
+	unset(t)
+	for _, good := range []string{"", "http://me:5090", "http://me:5090/", "http://me/events/", "http://[::1]:5090"} {
+		if c, err := read(t, "--marathon-callback="+good); err != nil || c.MarathonCallback != good {
+			t.Errorf("%q: got %q, %v", good, c.MarathonCallback, err)
+		}
+	}
+	const from = "--marathon-callback (from the command line): "
+	for bad, want := range map[string]string{
+		"https://me:5090":       from + "want a URL that begins with http://: the listener has no TLS, since what Marathon posts is but a hint to look",
+		"http://user:pw@me:509": from + "want a URL without credentials, for Marathon shows it to all; give it a path that is hard to guess instead",
+		"me:5090":               from + "want a URL such as http://host:8080",
+		"http://me:0":           from + "want a port from 1 to 65535 in the URL",
+		"http://me:5090/?x=y":   from + "want a URL without ? and #",
+		"http://me:9090":        "--marathon-callback and --status-endpoint both listen on port 9090: give one of them another",
+	} {
+		if _, err := read(t, "--marathon-callback="+bad); err == nil || err.Error() != want {
+			t.Errorf("%s\ngot  %v\nwant %s", bad, err, want)
+		}
+	}
+	want := "--marathon-callback is for one Marathon, and there are 2: remove it, their event streams are followed without it"
+	if _, err := read(t, "-m", "http://a,http://b", "-m", "http://c", "-c", "http://me:5090"); err == nil || err.Error() != want {
+		t.Errorf("two Marathons: got %v, want %s", err, want)
+	}
+	if _, err := read(t, "--marathon-callback=http://me:9090", "--status-endpoint="); err != nil {
+		t.Errorf("no status endpoint: %v", err)
+	}
+}
+
 // No piece of a password is shown, whatever in it makes the URL fall apart elsewhere.
 func TestNoPieceOfAPasswordIsShown(t *testing.T) {
 	for _, password := range []string{"sec/ret", "sec@ret", "sec:ret", "sec#ret", "sec?ret", "sec,ret", "99999/ret", "77/ret", "77#ret", "77?ret", "77,ret", "sec%ret", "/sec", "#sec", "@/ret", "se\"c/ret"} {
-		for option, scheme := range map[string]string{"--marathon": "http", "--marathon-callback": "https", "--registrator": "etcd3"} {
+		for option, scheme := range map[string]string{"--marathon": "http", "--marathon-callback": "http", "--registrator": "etcd3"} {
 			got := call(t, "services", "--haproxy", "--timeout=0.05", option, scheme+"://user:"+password+"@127.0.0.1:1/x")
 			if got.code != 1 || got.stdout != "" || regexp.MustCompile(`sec|ret\b|99999|77|user`).MatchString(strings.ReplaceAll(got.stderr, helpText(), "")) {
 				t.Errorf("%s with password %s: got %+v, want an error without a piece of it", option, password, got)

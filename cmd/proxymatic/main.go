@@ -65,11 +65,6 @@ func (p program) main(ctx context.Context, args []string) int {
 		fmt.Fprint(p.stderr, helpText())
 		return p.fail(errNoSource)
 	}
-	if command.offers || command.checks {
-		if err := config.unbuilt(); err != nil {
-			return p.fail(err)
-		}
-	}
 	if name == "run" {
 		return p.run(flags, config)
 	}

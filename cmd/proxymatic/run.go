@@ -195,9 +195,6 @@ func (r *runner) reread(old *instance) (*instance, error) {
 	if !c.hasSource() {
 		return nil, errNoSource
 	}
-	if err := c.unbuilt(); err != nil {
-		return nil, err
-	}
 	if fixed := old.config.fixedChanges(c); len(fixed) > 0 {
 		return nil, fmt.Errorf("%s cannot change while running; restart proxymatic for that", strings.Join(fixed, ", "))
 	}

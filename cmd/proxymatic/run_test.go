@@ -329,7 +329,7 @@ func TestReserved(t *testing.T) {
 	for _, c := range []struct{ endpoint, callback, want string }{
 		{"127.0.0.1:9090", "", "map[9090/tcp:--status-endpoint]"},
 		{"", "http://me:5090/x", "map[5090/tcp:--marathon-callback]"},
-		{":1", "https://me", "map[1/tcp:--status-endpoint 443/tcp:--marathon-callback]"},
+		{":1", "http://me", "map[1/tcp:--status-endpoint 80/tcp:--marathon-callback]"},
 		{"", "", "map[]"},
 	} {
 		if got := fmt.Sprint(Config{StatusEndpoint: c.endpoint, MarathonCallback: c.callback}.reserved()); got != c.want {

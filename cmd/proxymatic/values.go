@@ -226,6 +226,23 @@ func webURL(raw any) (string, error) {
 	return strings.TrimRight(text, "/"), nil
 }
 
+// callbackURL reads the URL that Marathon is to post to, or nothing. A slash at its end stays: to Marathon that is another
+// subscriber.
+func callbackURL(raw any) (string, error) {
+	text, err := webURL(raw)
+	if err != nil || text == "" {
+		return "", err
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Scheme != "http":
+		return "", errors.New("want a URL that begins with http://: the listener has no TLS, since what Marathon posts is but a hint to look")
+	case u.User != nil:
+		return "", errors.New("want a URL without credentials, for Marathon shows it to all; give it a path that is hard to guess instead")
+	}
+	return word(raw)
+}
+
 func webURLs(raw any) ([]string, error) {
 	list, err := words(raw)
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -49,7 +48,7 @@ func (c Config) sources() ([]reconcile.Source, error) {
 func (c Config) marathons() []marathon.Config {
 	var all []marathon.Config
 	for i, urls := range c.Marathon {
-		one := marathon.Config{URLs: urls, After: i, RefreshInterval: c.RefreshInterval, GroupSize: c.GroupSize}
+		one := marathon.Config{URLs: urls, Callback: c.MarathonCallback, After: i, RefreshInterval: c.RefreshInterval, GroupSize: c.GroupSize}
 		if i > 0 {
 			one.Name = fmt.Sprintf("marathon-%d", i+1)
 		}
@@ -82,10 +81,7 @@ func (c Config) reserved() map[catalog.Key]string {
 	if _, port, err := net.SplitHostPort(c.StatusEndpoint); err == nil {
 		reserve(own, port, "--status-endpoint")
 	}
-	if u, err := url.Parse(c.MarathonCallback); err == nil {
-		port := map[string]string{"http": "80", "https": "443"}[u.Scheme]
-		reserve(own, cmp.Or(u.Port(), port), "--marathon-callback")
-	}
+	reserve(own, c.callbackPort(), "--marathon-callback")
 	return own
 }
 
