@@ -45,6 +45,7 @@ type Cluster struct {
 	noKilling bool
 	planSize  int
 	replicas  []*Replica
+	login     *Login           // nil: nobody needs a token
 	leader    int              // index of a replica, -1 in an election
 	entries   map[string]entry // by app
 	streams   []*stream
@@ -71,9 +72,12 @@ func New(gen Generation) *Cluster {
 func (c *Cluster) Close() {
 	c.mu.Lock()
 	c.closed = true
-	replicas := slices.Clone(c.replicas)
+	replicas, login := slices.Clone(c.replicas), c.login
 	c.mu.Unlock()
 	c.cancel()
+	if login != nil {
+		_ = login.server.Close() // its listener is its own
+	}
 	for _, r := range replicas {
 		r.Close()
 	}

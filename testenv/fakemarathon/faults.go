@@ -29,6 +29,7 @@ const (
 type Faults struct {
 	BasicAuth        string    `json:"basicAuth"`        // "user:password" is asked for on everything
 	Token            string    `json:"token"`            // "Authorization: token=" of this is asked for on everything
+	Bearer           string    `json:"bearer"`           // "Authorization: Bearer" and this is asked for on everything
 	Unavailable      Times     `json:"unavailable"`      // 503
 	UnavailableUntil time.Time `json:"unavailableUntil"` // 503 until then
 	Standby          Standby   `json:"standby"`

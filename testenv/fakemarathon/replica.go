@@ -4,11 +4,11 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/subtle"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -18,6 +18,7 @@ import (
 type Replica struct {
 	cluster  *Cluster
 	index    int
+	scheme   string
 	addr     string
 	server   *http.Server
 	faults   Faults
@@ -27,28 +28,30 @@ type Replica struct {
 }
 
 // Replica starts a listener, such as on "127.0.0.2:0". The first replica is the leader.
-func (c *Cluster) Replica(addr string) (*Replica, error) {
-	l, err := net.Listen("tcp", addr)
+func (c *Cluster) Replica(addr string) (*Replica, error) { return c.replica(addr, nil) }
+
+func (c *Cluster) replica(addr string, secure *tls.Config) (*Replica, error) {
+	l, scheme, err := listen(addr, secure)
 	if err != nil {
-		return nil, fmt.Errorf("fake Marathon: %w", err)
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, errors.Join(errors.New("fake Marathon: the cluster is closed"), l.Close())
 	}
-	r := &Replica{cluster: c, index: len(c.replicas), addr: l.Addr().String(), faults: c.faults, requests: map[string]int{}}
+	r := &Replica{cluster: c, index: len(c.replicas), scheme: scheme, addr: l.Addr().String(), faults: c.faults, requests: map[string]int{}}
 	if r.faults.Stale {
 		r.frozen = c.clone()
 	}
-	r.server = &http.Server{Handler: r}
+	r.server = &http.Server{Handler: r, ErrorLog: quiet()}
 	c.replicas = append(c.replicas, r)
 	c.wg.Go(func() { _ = r.server.Serve(l) }) // ends with ErrServerClosed, always
 	return r, nil
 }
 
 // URL is where the replica listens, without a slash at the end.
-func (r *Replica) URL() string { return "http://" + r.addr }
+func (r *Replica) URL() string { return r.scheme + "://" + r.addr }
 
 // Close ends the replica as a kill would: the listener, all connections, all streams. The leader stays the leader until
 // FailOver.
@@ -232,7 +235,7 @@ func (r *Replica) visible() state {
 func (r *Replica) admit(req *http.Request, header http.Header) answer {
 	c, f := r.cluster, &r.faults
 	switch {
-	case !f.authorized(req):
+	case !f.authorized(req) || !c.admits(req):
 		a := message(http.StatusUnauthorized, "Invalid username or password.")
 		a.header = http.Header{"Www-Authenticate": {`basic realm="Mesosphere"`}}
 		return a
@@ -278,6 +281,9 @@ func (f *Faults) authorized(req *http.Request) bool {
 	if f.BasicAuth != "" {
 		user, password, _ := req.BasicAuth()
 		return subtle.ConstantTimeCompare([]byte(user+":"+password), []byte(f.BasicAuth)) == 1
+	}
+	if f.Bearer != "" {
+		return req.Header.Get("Authorization") == "Bearer "+f.Bearer
 	}
 	return f.Token == "" || req.Header.Get("Authorization") == "token="+f.Token
 }
