@@ -241,7 +241,7 @@ func subscribing(t *testing.T, hosts []string, o *office, steps func(c *callback
 			}
 			replicas = append(replicas, r)
 		}
-		client := newClient(replicas, time.Minute)
+		client := mustNewClient(t, replicas...)
 		client.http.Transport = o
 		o.began = time.Now()
 		follow := func(ctx context.Context) {
@@ -315,12 +315,12 @@ func TestASubscriptionIsTriedAgainSoonAndAtEachReplica(t *testing.T) {
 }
 
 func TestWithoutCallbacksTheStreamIsFollowed(t *testing.T) {
-	for _, status := range []int{400, 403, 404, 422} {
+	for status, hint := range map[int]string{400: "", 403: " (no credentials are given; see --marathon-user)", 404: "", 422: ""} {
 		o := &office{answers: map[string]int{"m1": status}}
 		atEnd := subscribing(t, []string{"m1"}, o, func(c *callbacks) {
 			expect(t, "at first", o.take(), "0 POST m1, 0 stream begins")
 			reason := fmt.Sprintf("Marathon has no callbacks, so its event stream is followed; remove --marathon-callback, "+
-				"or before 1.5 start Marathon with --event_subscriber http_callback: http://m1: %d %s: so it is", status, http.StatusText(status))
+				"or before 1.5 start Marathon with --event_subscriber http_callback: http://m1: %d %s: so it is%s", status, http.StatusText(status), hint)
 			expect(t, "then", troubles(c), "news: "+reason)
 			time.Sleep(61 * time.Second)
 			expect(t, "each interval", o.take(), "60 POST m1")
@@ -351,7 +351,7 @@ func TestTheStreamEndsOnceThereAreCallbacks(t *testing.T) {
 
 func TestWhatIsNoSubscription(t *testing.T) {
 	for status, want := range map[int]string{
-		401: "401 Unauthorized: so it is",
+		401: "401 Unauthorized: so it is (no credentials are given; see --marathon-user)",
 		500: "500 Internal Server Error: so it is",
 		302: "it sends us to other by a redirect that only GET can follow; give --marathon that address",
 	} {
@@ -413,7 +413,7 @@ func TestAnEmptyAnswerIsNoSubscription(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = newClient([]replica{r}, time.Minute).submit(t.Context(), http.MethodPost, "/v2/eventSubscriptions")
+	err = mustNewClient(t, r).submit(t.Context(), http.MethodPost, "/v2/eventSubscriptions")
 	if want := server.URL + ": the answer is no JSON"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

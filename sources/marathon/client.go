@@ -55,13 +55,18 @@ type client struct {
 	http      *http.Client
 	timeout   time.Duration // for one answer of one replica
 	maxBody   int64
-	preferred atomic.Int64 // the replica that answered last
+	preferred atomic.Int64            // the replica that answered last
+	named     atomic.Pointer[url.URL] // the leader, as it was named last; nil for none
+
+	header  string   // the Authorization for replicas without one of their own; empty for none
+	session *session // gives one that changes; nil for none
+	from    string   // the settings that one of the two comes from
 }
 
 // replica is one address of a Marathon. Its credentials are kept apart from its URL, so that no error can show them.
 type replica struct {
-	base           *url.URL // without user info and without a slash at the end
-	user, password string
+	base          *url.URL // without user info and without a slash at the end
+	authorization string   // the header that its URL's user and password make; empty for none
 }
 
 func (r replica) String() string { return r.base.String() }
@@ -86,8 +91,10 @@ func parseReplica(raw string) (replica, error) {
 	case u.RawQuery != "" || u.Fragment != "":
 		return bad("it should have no ? and no #")
 	}
-	r := replica{user: u.User.Username()}
-	r.password, _ = u.User.Password()
+	r := replica{}
+	if password, _ := u.User.Password(); password != "" || u.User.Username() != "" {
+		r.authorization = basic(u.User.Username(), password)
+	}
 	u.User = nil
 	r.base = u
 	r.base.Path = strings.TrimRight(r.base.Path, "/")
@@ -108,44 +115,34 @@ func withoutUser(raw string) string {
 	return scheme + "://" + raw[at+1:]
 }
 
-func newClient(replicas []replica, timeout time.Duration) *client {
+// newClient reads the files that access names. The error names a setting, without its value.
+func newClient(replicas []replica, access Access, timeout time.Duration) (*client, error) {
+	secure, err := access.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
 	transport := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:     secure,
 		TLSHandshakeTimeout: 10 * time.Second,
 		IdleConnTimeout:     20 * time.Second, // Marathon closes idle connections after 30 s
 		MaxIdleConnsPerHost: 8,
 	}
 	c := &client{replicas: replicas, timeout: timeout, maxBody: maxBody}
 	c.http = &http.Client{Transport: transport, CheckRedirect: c.redirect}
-	return c
-}
-
-// redirect follows a standby's way to its leader. Go drops the credentials on the way to another host and keeps them
-// for subdomains; here they go to the hosts that were configured, and never from https to http.
-func (c *client) redirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= 5 {
-		return errors.New("5 redirects in a row")
-	}
-	first := via[0]
-	req.Header.Del("Authorization")
-	req.Header.Del("Referer")
-	user, password, ok := first.BasicAuth()
-	if ok && c.knows(req.URL.Hostname()) && (first.URL.Scheme == "http" || req.URL.Scheme == "https") {
-		req.SetBasicAuth(user, password)
-	}
-	return nil
-}
-
-func (c *client) knows(host string) bool {
-	for _, r := range c.replicas {
-		if strings.EqualFold(r.base.Hostname(), host) {
-			return true
+	c.header, c.from = access.header()
+	if access.ServiceAccount != "" {
+		account, err := parseAccount(access.ServiceAccount)
+		if err != nil {
+			return nil, err
 		}
+		c.session = newSession(account, transport)
 	}
-	return false
+	return c, nil
 }
 
+// request gives a GET. Who we are is added when it is sent.
 func (r replica) request(ctx context.Context, path, accept string) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.base.String()+path, nil)
 	if err != nil {
@@ -153,9 +150,6 @@ func (r replica) request(ctx context.Context, path, accept string) (*http.Reques
 	}
 	req.Header.Set("Accept", accept)
 	req.Header.Set("User-Agent", "proxymatic")
-	if r.user != "" || r.password != "" {
-		req.SetBasicAuth(r.user, r.password)
-	}
 	return req, nil
 }
 
@@ -213,7 +207,7 @@ func (c *client) get(ctx context.Context, r replica, path string, timeout time.D
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.do(r, req)
 	if err != nil {
 		return nil, timeoutCause(ctx, err)
 	}
@@ -226,7 +220,7 @@ func (c *client) get(ctx context.Context, r replica, path string, timeout time.D
 	case resp.StatusCode == http.StatusNotFound:
 		return nil, errNotFound
 	case resp.StatusCode != http.StatusOK:
-		return nil, statusError(resp.StatusCode, body.Bytes())
+		return nil, quoting(resp, body.Bytes())
 	case int64(body.Len()) > c.maxBody:
 		return nil, fmt.Errorf("the answer has more than %d MB", c.maxBody>>20)
 	case len(bytes.TrimSpace(body.Bytes())) == 0:
@@ -238,6 +232,9 @@ func (c *client) get(ctx context.Context, r replica, path string, timeout time.D
 
 // timeoutCause tells our own deadline from the caller's end.
 func timeoutCause(ctx context.Context, err error) error {
+	if errors.As(err, new(loginError)) { // says more
+		return err
+	}
 	if cause := context.Cause(ctx); cause != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return cause
 	}
@@ -245,7 +242,7 @@ func timeoutCause(ctx context.Context, err error) error {
 }
 
 // statusError quotes Marathon's own {"message":"..."}.
-func statusError(status int, body []byte) error {
+func statusError(status int, body []byte) refusal {
 	text := fmt.Sprintf("%d %s", status, http.StatusText(status))
 	var answer struct {
 		Message string `json:"message"`

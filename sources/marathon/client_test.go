@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -181,62 +180,6 @@ func TestTheQuestionAndItsHeaders(t *testing.T) {
 	}
 }
 
-func TestCredentialsFollowARedirectToConfiguredHostsOnly(t *testing.T) {
-	leader := func(ip string, seen chan<- string) string {
-		return serve(t, ip, func(w http.ResponseWriter, req *http.Request) {
-			user, password, _ := req.BasicAuth()
-			seen <- user + ":" + password
-			io.WriteString(w, goodAnswer)
-		})
-	}
-	for _, c := range []struct {
-		name, ip, want string
-		configured     bool
-	}{
-		{"another configured host", "127.77.0.2", "user:secret", true},
-		{"a stranger", "127.77.0.3", ":", false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			seen := make(chan string, 1)
-			to := leader(c.ip, seen)
-			standby := serve(t, "127.0.0.2", func(w http.ResponseWriter, req *http.Request) {
-				http.Redirect(w, req, to+req.RequestURI, http.StatusFound)
-			})
-			urls := []string{strings.Replace(standby, "http://", "http://user:secret@", 1)}
-			if c.configured {
-				urls = append(urls, to)
-			}
-			if _, err := mustNew(t, urls...).Read(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if got := <-seen; got != c.want {
-				t.Errorf("the leader saw %q, want %q", got, c.want)
-			}
-		})
-	}
-}
-
-func TestCredentialsNeverGoFromHTTPSToHTTP(t *testing.T) {
-	s := mustNew(t, "https://u:p@m1", "http://m2")
-	for to, want := range map[string]bool{"https://m1/x": true, "https://M2/x": true, "http://m1/x": false, "https://sub.m1/x": false} {
-		u, err := url.Parse(to)
-		if err != nil {
-			t.Fatal(err)
-		}
-		first, err := s.client.replicas[0].request(t.Context(), "/", "*/*")
-		if err != nil {
-			t.Fatal(err)
-		}
-		next := &http.Request{URL: u, Header: first.Header.Clone()}
-		if err := s.client.redirect(next, []*http.Request{first}); err != nil {
-			t.Fatal(err)
-		}
-		if _, _, got := next.BasicAuth(); got != want {
-			t.Errorf("redirect to %s with credentials: %v, want %v", to, got, want)
-		}
-	}
-}
-
 func TestNoErrorShowsThePassword(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
@@ -257,4 +200,14 @@ func TestNoErrorShowsThePassword(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "zecret") || strings.Contains(err.Error(), "uzer") || strings.Count(err.Error(), ";") != 3 {
 		t.Errorf("got %v, want four failures without user and password", err)
 	}
+}
+
+// mustNewClient gives a client that nobody asks who it is.
+func mustNewClient(t *testing.T, replicas ...replica) *client {
+	t.Helper()
+	c, err := newClient(replicas, Access{}, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }

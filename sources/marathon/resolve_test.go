@@ -104,8 +104,8 @@ func TestTheFirstReadingWaitsForNamesThatCannotBeResolvedNow(t *testing.T) {
 // fixed is a Marathon that gives one answer to everything.
 type fixed string
 
-func (f fixed) RoundTrip(*http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(string(f)))}, nil
+func (f fixed) RoundTrip(req *http.Request) (*http.Response, error) {
+	return &http.Response{Request: req, StatusCode: 200, Body: io.NopCloser(strings.NewReader(string(f)))}, nil
 }
 
 // readText reads once and gives what came of it as text.

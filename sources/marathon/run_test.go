@@ -58,7 +58,7 @@ func (s *sim) RoundTrip(req *http.Request) (*http.Response, error) {
 	if path != "/v2/apps" {
 		body = `{"app":` + strings.TrimSuffix(strings.TrimPrefix(body, `{"apps":[`), `]}`) + `}`
 	}
-	return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(body))}, req.Context().Err()
+	return &http.Response{Request: req, StatusCode: 200, Body: io.NopCloser(strings.NewReader(body))}, req.Context().Err()
 }
 
 func (s *sim) subscribe(req *http.Request) (*http.Response, error) {
@@ -71,7 +71,7 @@ func (s *sim) subscribe(req *http.Request) (*http.Response, error) {
 	if s.ending {
 		w.Close()
 	}
-	return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream;charset=utf-8"}}, Body: r}, nil
+	return &http.Response{Request: req, StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream;charset=utf-8"}}, Body: r}, nil
 }
 
 func tasksAnswer(n int) string {

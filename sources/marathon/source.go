@@ -2,8 +2,9 @@
 //
 // Apps are known as Marathon listed them last (fleet.go, beliefs.go, board.go). An event of its stream changes what it tells by itself (hear.go, words.go),
 // and has the app that it names read again, or the whole list, as each refresh interval does (agenda.go). What an app means is
-// worked out by pure functions (parse.go, ports.go, labels.go, routable.go); the rest asks the replicas (client.go, read.go),
-// listens to events (events.go, stream.go, callback.go, subscribe.go) and decides what counts (source.go, run.go).
+// worked out by pure functions (parse.go, ports.go, labels.go, routable.go); the rest asks the replicas (client.go, read.go)
+// as who we are (access.go, dcos.go, session.go, redirect.go, tls.go), listens to events (events.go, stream.go, callback.go,
+// subscribe.go) and decides what counts (source.go, run.go).
 package marathon
 
 import (
@@ -39,6 +40,8 @@ type Config struct {
 	RefreshInterval time.Duration
 	// GroupSize is how many proxies share the connections of a server: a maxconn label is divided by it. 0 means 1.
 	GroupSize int
+	// Access says who we are to the replicas. New takes it as checked by its Check.
+	Access Access
 
 	// Timeout is for one whole answer of one replica (60 s).
 	Timeout time.Duration
@@ -90,7 +93,11 @@ func New(config Config) (*Source, error) {
 	setDefault(&config.ConfirmPause, time.Second)
 	setDefault(&config.Settle, 100*time.Millisecond)
 	setDefault(&config.RetryPause, 500*time.Millisecond)
-	return &Source{config: config, client: newClient(replicas, config.Timeout)}, nil
+	client, err := newClient(replicas, config.Access, config.Timeout)
+	if err != nil {
+		return nil, err
+	}
+	return &Source{config: config, client: client}, nil
 }
 
 func setDefault(d *time.Duration, otherwise time.Duration) {

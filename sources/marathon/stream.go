@@ -158,7 +158,7 @@ func (f *follower) subscribe(ctx context.Context, r replica) (io.ReadCloser, err
 		return nil, err
 	}
 	req.Header.Set("Accept-Encoding", "identity")
-	resp, err := f.client.http.Do(req)
+	resp, err := f.client.do(r, req)
 	if err != nil {
 		return nil, err
 	}

@@ -137,7 +137,7 @@ func (c *client) send(ctx context.Context, r replica, method, path string, timeo
 	}
 	req.Method = method
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.http.Do(req)
+	resp, err := c.do(r, req)
 	if err != nil {
 		return timeoutCause(ctx, err)
 	}
@@ -149,7 +149,7 @@ func (c *client) send(ctx context.Context, r replica, method, path string, timeo
 	case resp.Request.Method != method: // 301 and 302 make a GET of it
 		return fmt.Errorf("it sends us to %s by a redirect that only GET can follow; give --marathon that address", resp.Request.URL.Host)
 	case resp.StatusCode != http.StatusOK:
-		return statusError(resp.StatusCode, body)
+		return quoting(resp, body)
 	case !json.Valid(body):
 		return errors.New("the answer is no JSON")
 	}

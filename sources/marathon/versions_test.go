@@ -77,7 +77,7 @@ type versioned struct {
 
 func (v *versioned) RoundTrip(req *http.Request) (*http.Response, error) {
 	answer := func(status int, body string) (*http.Response, error) {
-		return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))}, nil
+		return &http.Response{Request: req, StatusCode: status, Body: io.NopCloser(strings.NewReader(body))}, nil
 	}
 	if req.URL.Path == "/v2/apps" {
 		var tasks []string
@@ -96,14 +96,15 @@ func (v *versioned) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func TestAVersionThatIsRefusedCostsItsOwnTasksOnly(t *testing.T) {
 	const served = "8300/tcp a mode=tcp source=marathon\n  10.0.0.0:31000 check on-host\n"
+	const who = " (no credentials are given; see --marathon-user)"
 	const left = served + "! a.1: the task is left out: the definition of its version v1 has its ports, but Marathon does not tell it: "
 	for _, c := range []struct{ name, m1, m2, want string }{
 		{"all break on it", "500", "503", left + "http://m1: 500 Internal Server Error: no; http://m2: 503 Service Unavailable: no\n"},
 		{"one calls it bad", "cut off", "400", left + "http://m1: cut off; http://m2: 400 Bad Request: no\n"},
-		{"forbidden", "403", "403", left + "http://m1: 403 Forbidden: no; http://m2: 403 Forbidden: no\n"},
+		{"forbidden", "403", "403", left + "http://m1: 403 Forbidden: no" + who + "; http://m2: 403 Forbidden: no" + who + "\n"},
 		{"one does not know it", "500", "404", served + "! a.1: the task is left out: the definition of its version v1 has its ports, but Marathon no longer knows it\n"},
 		{"one breaks, one cannot be reached", "500", "cut off", "error http://m1: 500 Internal Server Error: no; http://m2: cut off"},
-		{"wrong credentials", "401", "403", "error http://m1: 401 Unauthorized: no; http://m2: 403 Forbidden: no"},
+		{"wrong credentials", "401", "403", "error http://m1: 401 Unauthorized: no" + who + "; http://m2: 403 Forbidden: no" + who},
 		{"no answer at all", "cut off", "cut off", "error http://m1: cut off; http://m2: cut off"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
