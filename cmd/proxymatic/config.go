@@ -240,7 +240,7 @@ func parseFile(text []byte) (map[string]any, error) {
 	var errs []error
 	for _, key := range sortedKeys(values) {
 		if !slices.Contains(keys, key) {
-			errs = append(errs, fmt.Errorf("unknown key %q; did you mean %q?", key, nearest(key, keys)))
+			errs = append(errs, fmt.Errorf("unknown key %q; did you mean %q?", key, meant(key, keys)))
 		}
 		if values[key] == nil {
 			delete(values, key)
@@ -256,6 +256,16 @@ func sortedKeys(m map[string]any) []string {
 	}
 	slices.Sort(keys)
 	return keys
+}
+
+// meant is the known key that an unknown one may stand for: the option whose variable has its name, or else the nearest.
+func meant(key string, known []string) string {
+	for _, o := range options() {
+		if strings.EqualFold(o.env, strings.ReplaceAll(key, "-", "_")) && slices.Contains(known, o.name) {
+			return o.name
+		}
+	}
+	return nearest(key, known)
 }
 
 // nearest is the known word that takes the fewest edits to get to.

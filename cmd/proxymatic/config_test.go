@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/meltwater/proxymatic/runtime/policy"
+	"github.com/meltwater/proxymatic/sources/marathon"
 )
 
 // unset takes all settings out of the environment for one test.
@@ -47,7 +48,7 @@ func yamlFile(t *testing.T, text string) string {
 func TestDefaults(t *testing.T) {
 	unset(t)
 	want := Config{
-		RefreshInterval: time.Minute, GroupSize: 1, MaxConnections: 8192, BindAddress: netip.MustParseAddr("0.0.0.0"),
+		MarathonAccess: marathon.Access{TokenScheme: "token"}, RefreshInterval: time.Minute, GroupSize: 1, MaxConnections: 8192, BindAddress: netip.MustParseAddr("0.0.0.0"),
 		Drain: 60 * time.Second, ReleaseAfter: time.Hour, OnExit: "leave",
 		PenServers: 32, PenClients: 8192, PenUser: "pen",
 		HAProxyStart: "/etc/init.d/haproxy start", HAProxyReload: "/etc/init.d/haproxy reload",

@@ -7,6 +7,7 @@ import (
 
 	"github.com/meltwater/proxymatic/runtime/haproxy"
 	"github.com/meltwater/proxymatic/runtime/policy"
+	"github.com/meltwater/proxymatic/sources/marathon"
 )
 
 // Config is everything that can be configured, checked. It is never changed once made: reading the configuration again
@@ -18,6 +19,8 @@ type Config struct {
 	Marathon         [][]string // of each Marathon the URLs of its replicas; empty when none is read
 	MarathonCallback string     // URL that Marathon posts to; empty for none
 	ServicesFile     string     // empty when not read
+
+	MarathonAccess marathon.Access
 
 	RegistratorCA, RegistratorCert, RegistratorKey string // paths; empty for none
 	RegistratorUser, RegistratorPassword           string
@@ -90,7 +93,7 @@ func into[T any](field func(*Config) *T, read func(any) (T, error)) func(*Config
 
 // options is the table that flags, environment, YAML keys, defaults, help and the shipped configuration file come from.
 func options() []option {
-	return slices.Concat(originalOptions(), newOptions(), commandOptions())
+	return slices.Concat(originalOptions(), newOptions(), marathonOptions(), commandOptions())
 }
 
 // originalOptions are the Python version's, in its order and words.

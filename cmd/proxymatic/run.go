@@ -76,6 +76,9 @@ func newInstance(c Config, stderr io.Writer, old *instance) (*instance, error) {
 		return nil, err
 	}
 	i := &instance{config: c, log: c.logger(stderr), sources: sources, drivers: drivers}
+	if c.MarathonAccess.Insecure {
+		i.log.Warn("Marathon's certificate is not checked, as --marathon-insecure wants it")
+	}
 	i.loop = reconcile.New(reconcile.Config{
 		Sources: sources,
 		Drivers: loopDrivers(drivers),

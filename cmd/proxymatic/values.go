@@ -35,6 +35,15 @@ func word(raw any) (string, error) {
 	return "", errors.New("want a single value")
 }
 
+// document reads text of any number of lines, without what is around it.
+func document(raw any) (string, error) {
+	text, ok := raw.(string)
+	if !ok {
+		return "", errors.New("want text; in YAML it begins with |, or stands in quotes")
+	}
+	return strings.TrimSpace(text), nil
+}
+
 // words reads a list: of YAML, or with commas.
 func words(raw any) ([]string, error) {
 	items, isList := raw.([]any)

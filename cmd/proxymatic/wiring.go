@@ -24,10 +24,13 @@ import (
 // sources gives the configured sources.
 func (c Config) sources() ([]reconcile.Source, error) {
 	var all []reconcile.Source
+	if err := c.MarathonAccess.Check(slices.Concat(c.Marathon...)); err != nil {
+		return nil, err
+	}
 	for _, settings := range c.marathons() {
 		source, err := marathon.New(settings)
 		if err != nil {
-			return nil, fmt.Errorf("--marathon: %w", err)
+			return nil, err
 		}
 		all = append(all, source)
 	}
@@ -48,7 +51,7 @@ func (c Config) sources() ([]reconcile.Source, error) {
 func (c Config) marathons() []marathon.Config {
 	var all []marathon.Config
 	for i, urls := range c.Marathon {
-		one := marathon.Config{URLs: urls, Callback: c.MarathonCallback, After: i, RefreshInterval: c.RefreshInterval, GroupSize: c.GroupSize}
+		one := marathon.Config{URLs: urls, Callback: c.MarathonCallback, After: i, RefreshInterval: c.RefreshInterval, GroupSize: c.GroupSize, Access: c.MarathonAccess}
 		if i > 0 {
 			one.Name = fmt.Sprintf("marathon-%d", i+1)
 		}
