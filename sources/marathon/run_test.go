@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -383,6 +384,20 @@ func TestAStreamThatEndsAtOnceIsRetriedWithBackoffAndNoReading(t *testing.T) {
 			t.Errorf("%d readings within 59 s, want the first one alone: %s", n, got)
 		}
 	})
+}
+
+func TestTheStreamIsTriedAtTheLeaderAndEverywhere(t *testing.T) {
+	for leader, want := range map[string]string{"": "0 1 2 0 1 2", "http://m1": "0 1 0 2 0 0", "http://m2:80": "1 2 1 0 1 1", "http://other": "0 1 2 0 1 2"} {
+		f := follower{client: mustNew(t, "http://m1", "http://m2", "http://m3").client}
+		if u, err := url.Parse(leader); err == nil && leader != "" {
+			f.client.named.Store(u)
+		}
+		var got []string
+		for try := range 6 {
+			got = append(got, fmt.Sprint(f.choose(try)))
+		}
+		expect(t, "replicas, with the leader "+leader, strings.Join(got, " "), want)
+	}
 }
 
 func TestBackoffDoublesUpToItsCeiling(t *testing.T) {
