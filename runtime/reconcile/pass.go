@@ -38,6 +38,7 @@ type SourceState struct {
 	Name      string
 	Succeeded time.Time // when its services were read; zero if never
 	Heard     time.Time // when it last gave any sign of life
+	Event     time.Time // when it last told of something by itself; zero if never
 	Err       string    // why it cannot be read now; empty when it can
 	Services  int       // in its last good answer
 	Servers   int
@@ -118,7 +119,7 @@ func (l *Loop) sourceStates() []SourceState {
 	states := make([]SourceState, 0, len(l.cfg.Sources))
 	for _, source := range l.cfg.Sources {
 		s := l.snaps[source.Name()]
-		states = append(states, SourceState{Name: source.Name(), Succeeded: s.Succeeded, Heard: s.Heard, Err: s.Err,
+		states = append(states, SourceState{Name: source.Name(), Succeeded: s.Succeeded, Heard: s.Heard, Event: s.Event, Err: s.Err,
 			Services: len(s.Services), Servers: catalog.CountServers(s.Services)})
 	}
 	return states

@@ -63,7 +63,20 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 		text(w, http.StatusServiceUnavailable, strings.Join(reasons, "\n"))
 		return
 	}
-	text(w, http.StatusOK, stateOK)
+	text(w, http.StatusOK, strings.Join(append([]string{stateOK}, ages(pass, time.Now())...), "\n"))
+}
+
+// ages tells how old what the sources said is, in whole seconds.
+func ages(pass *reconcile.Pass, now time.Time) []string {
+	var lines []string
+	for _, s := range pass.Sources {
+		line := fmt.Sprintf("source %s was read %d s ago", s.Name, now.Sub(s.Succeeded)/time.Second)
+		if !s.Event.IsZero() {
+			line += fmt.Sprintf("; its last event came %d s ago", now.Sub(s.Event)/time.Second)
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // notReady gives the reasons for which this host should not be relied on now. A source that fails after it was read

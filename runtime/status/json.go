@@ -46,6 +46,7 @@ type SourceJSON struct {
 	Up          bool       `json:"up"` // it was read, and can be read now
 	LastSuccess *time.Time `json:"last_success"`
 	LastHeard   *time.Time `json:"last_heard"`
+	LastEvent   *time.Time `json:"last_event"`
 	AgeSeconds  *float64   `json:"age_seconds"` // since the last success
 	Error       string     `json:"error,omitempty"`
 	Services    int        `json:"services"` // in the last good answer
@@ -100,7 +101,7 @@ func statusJSON(pass *reconcile.Pass, state string, cfg Config, now time.Time) S
 
 func sourceJSON(s reconcile.SourceState, now time.Time) SourceJSON {
 	j := SourceJSON{Name: s.Name, Up: sourceUp(s), LastSuccess: moment(s.Succeeded), LastHeard: moment(s.Heard),
-		Error: s.Err, Services: s.Services, Servers: s.Servers}
+		LastEvent: moment(s.Event), Error: s.Err, Services: s.Services, Servers: s.Servers}
 	if !s.Succeeded.IsZero() {
 		age := now.Sub(s.Succeeded).Seconds()
 		j.AgeSeconds = &age

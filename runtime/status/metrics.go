@@ -25,7 +25,8 @@ func metricsHandler(cfg Config) http.Handler {
 // what is gone.
 type collector struct {
 	cfg                                                             Config
-	build, sourceUp, sourceSuccess, services, servers, problems     *prometheus.Desc
+	build, sourceUp, sourceSuccess, sourceHeard, sourceEvent        *prometheus.Desc
+	services, servers, problems                                     *prometheus.Desc
 	passes, passSeconds, driverUp, changes, reloads, driftsRepaired *prometheus.Desc
 }
 
@@ -38,6 +39,8 @@ func newCollector(cfg Config) *collector {
 		build:          desc("build_info", "Always 1; its labels tell what runs.", "version", "commit", "goversion"),
 		sourceUp:       desc("source_up", "1 if the source can be read, 0 if not.", "source"),
 		sourceSuccess:  desc("source_last_success_timestamp_seconds", "When the source was last read; 0 if never.", "source"),
+		sourceHeard:    desc("source_last_heard_timestamp_seconds", "When the source last gave a sign of life; 0 if never.", "source"),
+		sourceEvent:    desc("source_last_event_timestamp_seconds", "When the source last told of something by itself; 0 if never.", "source"),
 		services:       desc("services", "Services that this host should offer."),
 		servers:        desc("servers", "Servers behind the services that this host should offer."),
 		problems:       desc("problems", "What cannot be used or served now, by who noticed it.", "source"),
@@ -52,7 +55,7 @@ func newCollector(cfg Config) *collector {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.build, c.sourceUp, c.sourceSuccess, c.services, c.servers, c.problems,
+	for _, d := range []*prometheus.Desc{c.build, c.sourceUp, c.sourceSuccess, c.sourceHeard, c.sourceEvent, c.services, c.servers, c.problems,
 		c.passes, c.passSeconds, c.driverUp, c.changes, c.reloads, c.driftsRepaired} {
 		out <- d
 	}
@@ -72,6 +75,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, s := range pass.Sources {
 		gauge(out, c.sourceUp, one(sourceUp(s)), s.Name)
 		gauge(out, c.sourceSuccess, seconds(s.Succeeded), s.Name)
+		gauge(out, c.sourceHeard, seconds(s.Heard), s.Name)
+		gauge(out, c.sourceEvent, seconds(s.Event), s.Name)
 	}
 	for _, d := range pass.Drivers {
 		c.collectDriver(out, d)

@@ -132,6 +132,7 @@ type Snapshot struct {
 	Problems  []Problem
 	Succeeded time.Time // when Services was read from the source
 	Heard     time.Time // when the source last gave any sign of life (an event, a keep-alive, an answer)
+	Event     time.Time // when it last told of something by itself; zero if never, or if it never does
 	Err       string    // why the source cannot be read now; Services is then the last good answer
 }
 

@@ -267,7 +267,7 @@ func (r *run) fail(err error, now time.Time) {
 // news gives a snapshot of what is known, and a channel for it if it says anything new, or nothing was sent for long.
 func (r *run) news(now time.Time) (catalog.Snapshot, chan<- catalog.Snapshot) {
 	next := r.last
-	next.Succeeded, next.Heard, next.Err = r.read, r.pulse.lastHeard(), r.failing
+	next.Succeeded, next.Heard, next.Event, next.Err = r.read, r.pulse.lastHeard(), r.pulse.lastEvent(), r.failing
 	if r.accepts {
 		next.Services, next.Problems = r.fleet.board.all(), r.problems()
 	}
