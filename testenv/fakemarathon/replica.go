@@ -25,6 +25,7 @@ type Replica struct {
 	frozen   state // what is answered while Faults.Stale is on
 	closed   bool
 	requests map[string]int
+	asked    Asked
 }
 
 // Replica starts a listener, such as on "127.0.0.2:0". The first replica is the leader.
@@ -210,6 +211,7 @@ func (r *Replica) decide(req *http.Request) answer {
 	if a.status == 0 {
 		a = r.spoil(r.route(req, r.visible()), req)
 	}
+	r.asked.count(req, a.status)
 	for k, value := range a.header {
 		header[k] = value
 	}
