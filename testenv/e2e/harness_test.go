@@ -67,8 +67,19 @@ func newWorld(t *testing.T) world {
 	return worldWith(t, "haproxy")
 }
 
+// newWorldOf gives a world as newWorld does, with another Marathon.
+func newWorldOf(t *testing.T, gen fakemarathon.Generation) world {
+	t.Helper()
+	return worldOf(t, gen, "haproxy")
+}
+
 // worldWith gives a world for a test that needs these programs.
 func worldWith(t *testing.T, programs ...string) world {
+	t.Helper()
+	return worldOf(t, fakemarathon.GenD, programs...)
+}
+
+func worldOf(t *testing.T, gen fakemarathon.Generation, programs ...string) world {
 	t.Helper()
 	if testing.Short() && os.Getenv("CI") == "" {
 		t.Skip("takes seconds, and real proxies")
@@ -78,7 +89,7 @@ func worldWith(t *testing.T, programs ...string) world {
 			unavailable(t, program+" is not installed")
 		}
 	}
-	site, err := stage.NewSite(fakemarathon.GenD)
+	site, err := stage.NewSite(gen)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,8 @@ func (r *Replica) route(req *http.Request, s state) answer {
 		return ok(object{"leader": c.replicas[c.leader].addr})
 	case path == "/v2/eventSubscriptions" && c.v < 105:
 		return c.subscriptions(req, r.faults)
+	case path == "/v2/events" && r.faults.StreamPage.take():
+		return answer{status: http.StatusOK, body: page, header: http.Header{"Content-Type": {"text/html;charset=utf-8"}}}
 	case path == "/v2/events" && c.v >= 9:
 		return events(req)
 	case path == "/v2/tasks":
@@ -37,6 +39,7 @@ func (r *Replica) route(req *http.Request, s state) answer {
 
 func ok(body any) answer   { return answer{status: http.StatusOK, body: body} }
 func list(body any) answer { return answer{status: http.StatusOK, body: body, slow: true} }
+func all(body any) answer  { return answer{status: http.StatusOK, body: body, slow: true, whole: true} }
 
 // events refuses every Accept but the one word: Jetty compares it as a string.
 func events(req *http.Request) answer {
@@ -93,7 +96,7 @@ func (c *Cluster) allApps(req *http.Request, s state) answer {
 	for _, raw := range s.raws {
 		apps = append(apps, mustJSON(raw.body))
 	}
-	return list(rendered(`{"apps":[` + strings.Join(apps, ",") + `]}`))
+	return all(rendered(`{"apps":[` + strings.Join(apps, ",") + `]}`))
 }
 
 // rendered is a JSON answer that is text already.
@@ -212,7 +215,7 @@ func (c *Cluster) allTasks(req *http.Request, s state) answer {
 		if c.v >= 110 {
 			return answer{status: http.StatusNotAcceptable}
 		}
-		a := list(c.text(s))
+		a := all(c.text(s))
 		a.header = http.Header{"Content-Type": {"text/plain"}}
 		return a
 	}
@@ -225,7 +228,7 @@ func (c *Cluster) allTasks(req *http.Request, s state) answer {
 			tasks = append(tasks, c.v.task(t, s.apps[t.AppID].current().servicePorts()))
 		}
 	}
-	return list(object{"tasks": tasks})
+	return all(object{"tasks": tasks})
 }
 
 // text is the form of /v2/tasks for shell scripts: a line per service port, only running tasks, health ignored.

@@ -37,15 +37,19 @@ type Faults struct {
 	EmptyBody  Times           `json:"emptyBody"`  // JSON answers: 200 and nothing
 	Truncated  Times           `json:"truncated"`  // JSON answers: half of it, with the right length of the half
 	WrongType  Times           `json:"wrongType"`  // JSON answers: an HTML page
+	PlainType  Times           `json:"plainType"`  // JSON answers: as they should be, but called text/plain
+	CutOff     Times           `json:"cutOff"`     // JSON answers: the connection breaks after half of the bytes
 	EmptyLists Times           `json:"emptyLists"` // {"apps":[]} and {"tasks":[]}
 	Stale      bool            `json:"stale"`      // answers from the state at the moment this was switched on
 	NoVersions bool            `json:"noVersions"` // 404 for all definitions but the current one: pruned
 	NoGzip     bool            `json:"noGzip"`
 	Delay      time.Duration   `json:"delay"` // between reading the state and answering, for /v2/apps... and /v2/tasks
 	Hold       <-chan struct{} `json:"-"`     // the same, until the channel is closed
+	HoldLists  <-chan struct{} `json:"-"`     // the same, for /v2/apps and /v2/tasks only: single apps are told at once
 
 	KeepAlive  time.Duration `json:"keepAlive"`  // between empty lines on new streams; 0 means 10 s
 	StreamEOF  Times         `json:"streamEOF"`  // 200, then the end: a leader that is not ready
+	StreamPage Times         `json:"streamPage"` // 200 and an HTML page instead of a stream
 	Silent     bool          `json:"silent"`     // streams stay open, nothing is written, events are lost
 	DropEvents Times         `json:"dropEvents"` // events that never reach this replica's streams
 	Queue      int           `json:"queue"`      // events that a new stream buffers; 0 means as the release does

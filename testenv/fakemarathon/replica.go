@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -123,8 +124,9 @@ func (c *Cluster) notify() {
 type answer struct {
 	status int
 	header http.Header
-	body   any // nil: none; a string: text; else JSON
-	slow   bool
+	body   any  // nil: none; a string: text; else JSON
+	slow   bool // it lists tasks
+	whole  bool // those of all apps
 	stream bool
 	faults Faults // as they were for this request
 }
@@ -150,9 +152,12 @@ func (r *Replica) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // hold keeps an answer back, and reports false when the client left meanwhile.
 func (a answer) hold(ctx context.Context) bool {
-	if a.faults.Hold != nil {
+	for _, held := range []<-chan struct{}{a.faults.Hold, a.faults.HoldLists} {
+		if held == nil {
+			continue
+		}
 		select {
-		case <-a.faults.Hold:
+		case <-held:
 		case <-ctx.Done():
 			return false
 		}
@@ -175,23 +180,38 @@ func (a answer) send(w http.ResponseWriter, req *http.Request, v release) {
 		if v >= 10 && v <= 105 {
 			h.Set("Content-Type", "application/json;qs=2")
 		}
+		if a.faults.PlainType != 0 {
+			h.Set("Content-Type", "text/plain")
+		}
 	} else if h.Get("Content-Type") == "" {
 		h.Set("Content-Type", "text/plain")
 	}
 	if a.faults.Truncated != 0 && isJSON {
 		text = text[:len(text)/2]
 	}
-	if !isJSON || v < 103 || a.faults.NoGzip || !strings.Contains(req.Header.Get("Accept-Encoding"), "gzip") {
+	if isJSON && v >= 103 && !a.faults.NoGzip && strings.Contains(req.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		h.Set("Vary", "Accept-Encoding")
+		text = zipped(text)
+	}
+	if a.faults.CutOff == 0 {
 		w.WriteHeader(a.status)
 		_, _ = io.WriteString(w, text) // a client that left needs no answer
 		return
 	}
-	h.Set("Content-Encoding", "gzip")
-	h.Set("Vary", "Accept-Encoding")
+	h.Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(a.status)
-	z := gzip.NewWriter(w)
+	_, _ = io.WriteString(w, text[:len(text)/2])
+	_ = http.NewResponseController(w).Flush() // what is buffered would not be sent
+	panic(http.ErrAbortHandler)
+}
+
+func zipped(text string) string {
+	var b strings.Builder
+	z := gzip.NewWriter(&b)
 	_, _ = io.WriteString(z, text)
-	_ = z.Close()
+	_ = z.Close() // a strings.Builder takes everything
+	return b.String()
 }
 
 func message(status int, format string, args ...any) answer {
@@ -307,15 +327,21 @@ func (r *Replica) spoil(a answer, req *http.Request) answer {
 		a.body = nil
 		a.header = http.Header{"Content-Type": {"application/json"}}
 	case r.faults.WrongType.take():
-		a.body = "<html><body>It works!</body></html>"
+		a.body = page
 		a.header = http.Header{"Content-Type": {"text/html;charset=utf-8"}}
 	default:
-		a.faults.Truncated = strike(&r.faults.Truncated)
+		a.faults.Truncated, a.faults.CutOff, a.faults.PlainType = strike(&r.faults.Truncated), strike(&r.faults.CutOff), strike(&r.faults.PlainType)
+		if !a.whole {
+			a.faults.HoldLists = nil
+		}
 		// Rendered under the lock: raw values are the caller's, the rest is replaced and never written to.
 		a.body = rendered(mustJSON(a.body))
 	}
 	return a
 }
+
+// page is what somebody else's server says.
+const page = "<html><body>It works!</body></html>"
 
 // strike takes one and gives 1 when the fault strikes now.
 func strike(t *Times) Times {

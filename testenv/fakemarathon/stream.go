@@ -19,6 +19,7 @@ type stream struct {
 	room      int
 	keepAlive time.Duration
 	queue     [][]byte
+	frozen    bool
 	closed    bool
 	wake      chan struct{}
 	done      chan struct{}
@@ -42,6 +43,16 @@ func (c *Cluster) CloseStreams() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closeStreams(func(*stream) bool { return true })
+}
+
+// FreezeStreams makes all open event streams silent for ever, as a network does that has forgotten their connections. They
+// stay open; new ones work.
+func (c *Cluster) FreezeStreams() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.streams {
+		s.frozen, s.queue = true, nil
+	}
 }
 
 func (c *Cluster) closeStreams(which func(*stream) bool) {
@@ -70,7 +81,7 @@ func (c *Cluster) enqueue(frame func(*stream) []byte) {
 	}
 	slow := map[*stream]bool{}
 	for _, s := range c.streams {
-		if s.replica.faults.Silent || drop[s.replica] {
+		if s.frozen || s.replica.faults.Silent || drop[s.replica] {
 			continue
 		}
 		b := frame(s)
@@ -209,7 +220,7 @@ func (s *stream) next() [][]byte {
 func (s *stream) emptyLine() [][]byte {
 	s.replica.cluster.mu.Lock()
 	defer s.replica.cluster.mu.Unlock()
-	if s.replica.faults.Silent {
+	if s.frozen || s.replica.faults.Silent {
 		return nil
 	}
 	return [][]byte{[]byte("\r"), []byte("\n")}
