@@ -16,8 +16,8 @@ import (
 // Servers are the servers of each service port, as "ip:port" in order. A port without servers is not in it.
 type Servers map[int][]string
 
-// add puts a server in its place.
-func (s Servers) add(port int, addr string) {
+// Add puts a server in its place.
+func (s Servers) Add(port int, addr string) {
 	list := s[port]
 	i, _ := slices.BinarySearch(list, addr)
 	s[port] = slices.Insert(list, i, addr)
@@ -90,7 +90,7 @@ func (h *Host) Running() (Servers, error) {
 		if f[6] != "0" {
 			addr += " maint"
 		}
-		out.add(port, addr)
+		out.Add(port, addr)
 	}
 	return out, nil
 }
@@ -110,7 +110,7 @@ func (h *Host) Written() (Servers, error) {
 				return nil, err
 			}
 		case len(f) > 2 && f[0] == "server":
-			out.add(port, f[2])
+			out.Add(port, f[2])
 		}
 	}
 	return out, nil

@@ -106,7 +106,7 @@ func (h *Host) PenServers(proto catalog.Proto) (Servers, error) {
 				continue
 			}
 			if addr := net.JoinHostPort(f[2], f[4]); !slices.Contains(out[p.Port], addr) {
-				out.add(p.Port, addr)
+				out.Add(p.Port, addr)
 			}
 		}
 	}

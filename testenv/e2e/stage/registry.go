@@ -125,7 +125,7 @@ func (r *Registry) Wanted() Servers {
 	out := Servers{}
 	for _, i := range r.instances {
 		if i.Proto == catalog.TCP && i.until.IsZero() {
-			out.add(int(i.Port), i.Addr)
+			out.Add(int(i.Port), i.Addr)
 		}
 	}
 	return out

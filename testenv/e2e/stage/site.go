@@ -230,7 +230,7 @@ func (s *Site) wanted(proto catalog.Proto) Servers {
 	out := Servers{}
 	for _, t := range s.tasks {
 		if t.Proto == proto && t.removed.IsZero() {
-			out.add(t.Port, t.Addr)
+			out.Add(t.Port, t.Addr)
 		}
 	}
 	return out
