@@ -169,7 +169,13 @@ func (w world) services(n, tasks int) []int {
 // start starts proxymatic on the cluster, with more flags, and waits until everything is served.
 func (w world) start(more ...string) {
 	w.Helper()
-	w.must(w.host.Start(append([]string{"--marathon", w.site.URL}, more...)...))
+	w.startOn(w.site.URL, more...)
+}
+
+// startOn starts proxymatic on these replicas, with commas between.
+func (w world) startOn(marathon string, more ...string) {
+	w.Helper()
+	w.must(w.host.Start(append([]string{"--marathon", marathon}, more...)...))
 	w.must(w.host.Ready(w.patient()))
 	w.settled()
 }
@@ -182,7 +188,14 @@ func (w world) settled() {
 
 func (w world) settledOn(wish func() stage.Servers) {
 	w.Helper()
-	w.must(stage.Until(w.patient(), func() error {
+	w.settledWithin(patience, wish)
+}
+
+func (w world) settledWithin(limit time.Duration, wish func() stage.Servers) {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(w.Context(), limit)
+	defer cancel()
+	w.must(stage.Until(ctx, func() error {
 		wanted := wish()
 		running, err := w.host.Running()
 		if err != nil {
