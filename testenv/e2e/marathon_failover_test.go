@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -34,7 +35,8 @@ func TestMarathonFailsOver(t *testing.T) {
 			load := stage.StartLoad(c.ports[:20], 300, nil)
 			before, failed := c.quietly(), time.Now()
 			tt.lead(c)
-			c.must(c.site.Marathon.WaitStream(c.patient()))
+			c.streamed()
+			c.quietly() // all that is known then has no results
 			tt.storm(c)
 			_, err := c.site.AddTask(c.last)
 			c.must(err)
@@ -140,6 +142,14 @@ func (c crowd) quietly() fakemarathon.Asked {
 		return nil
 	}))
 	return last
+}
+
+// streamed waits for a stream from the new leader, for which replicas that fail are tried again at ever longer intervals.
+func (c crowd) streamed() {
+	c.Helper()
+	ctx, cancel := context.WithTimeout(c.Context(), 3*patience)
+	defer cancel()
+	c.must(c.site.Marathon.WaitStream(ctx))
 }
 
 // newLeader is a failover in which the old leader becomes a standby.

@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
 	"github.com/meltwater/proxymatic/testenv/fakemarathon"
@@ -36,7 +38,9 @@ func TestMarathonDiesAndAnotherLeads(t *testing.T) {
 	ports := w.services(4, 2)
 	w.startOn(w.site.URL+","+second.URL(), "--refresh-interval", "1")
 	loads := w.loads()
-	load := w.load(ports, 300)
+	load := stage.StartLoad(ports, 300, func(port int, name string, began, ended time.Time) string {
+		return w.site.Judge(port, name, began, ended, time.Hour)
+	})
 	before := w.site.Wanted()
 	w.site.Replica.Close()
 	w.must(stage.Until(w.patient(), func() error { return w.sourceFails("the leader is dead") }))
@@ -48,12 +52,40 @@ func TestMarathonDiesAndAnotherLeads(t *testing.T) {
 		return nil
 	}))
 	w.mustRun(before, "a new leader without results of health checks")
+	ill := w.checkedTask(ports)
+	w.site.Marathon.SetHealth(ill.ID, false) // its first result at the new leader
+	w.must(stage.Until(w.patient(), func() error { return w.without(ill) }))
+	w.site.RemoveTask(ill, time.Hour)
 	w.site.Marathon.RestoreHealth()
 	_, err = w.site.AddTask(ports[1])
 	w.must(err)
 	w.settled()
 	w.flawless(load)
 	w.reloaded(loads, 0, "a failover")
+}
+
+// checkedTask gives a task whose health Marathon checks.
+func (w world) checkedTask(ports []int) *stage.Task {
+	w.Helper()
+	i := slices.IndexFunc(ports, func(port int) bool { return stage.App(port).HealthChecks > 0 })
+	if i < 0 {
+		w.Fatalf("no service of %v has a health check", ports)
+	}
+	return w.site.Tasks(ports[i])[0]
+}
+
+// without gives an error while the proxy has a server of one of these tasks.
+func (w world) without(tasks ...*stage.Task) error {
+	running, err := w.host.Running()
+	if err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		if slices.Contains(running[t.Port], t.Addr) {
+			return fmt.Errorf("%s is still a server of %d", t.Name, t.Port)
+		}
+	}
+	return nil
 }
 
 // Before Marathon has spoken nothing is known, so nothing is done.
