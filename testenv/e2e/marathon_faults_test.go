@@ -23,6 +23,8 @@ type fault struct {
 	// struck waits until the fault has been met; nil where that needs no wait.
 	struck func(*trial)
 	end    func(*trial) // nil: it lasts, and what changes arrives all the same
+	// flaps says that a new task, which events announce and answers do not know, may come and go.
+	flaps bool
 }
 
 // second says whether a Marathon has a second replica.
@@ -52,8 +54,8 @@ func TestMarathonFaults(t *testing.T) {
 		"an empty standby":         {second: known, begin: (*trial).emptyStandby},
 		"a standby saying nothing": {second: known, begin: (*trial).wordlessStandby},
 		"redirects":                {second: unknown, begin: (*trial).redirected, struck: (*trial).read, end: (*trial).leaderDies},
-		"a slow list":              slowList(),
-		"stale answers":            {refresh: "1", begin: faulty(func(f *fakemarathon.Faults) { f.Stale = true }), struck: (*trial).listedTwice, end: healthy},
+		"a slow list":              slowList(func(*trial) {}),
+		"stale answers":            {refresh: "1", begin: faulty(func(f *fakemarathon.Faults) { f.Stale = true }), struck: (*trial).listedTwice, end: healthy, flaps: true},
 
 		"cut streams":              {begin: (*trial).cut, deaf: true, struck: (*trial).subscribed, end: healthy},
 		"a page instead of events": {refresh: "1", begin: (*trial).noStream, deaf: true, struck: (*trial).subscribed},
@@ -72,14 +74,15 @@ func TestMarathonFaults(t *testing.T) {
 	}
 }
 
-// Half a minute without Marathon, and event streams that fall silent for ever without being closed, which is noticed after
-// as long.
+// Half a minute without Marathon, event streams that fall silent for ever without being closed, which is noticed after as
+// long, and a list that takes longer still while tasks of many apps end.
 func TestMarathonIsAwayForLong(t *testing.T) {
 	t.Parallel()
 	var trials []*trial
 	for _, f := range []fault{
 		{begin: (*trial).away, deaf: true},
 		{begin: func(r *trial) { r.site.Marathon.FreezeStreams() }, deaf: true},
+		slowList((*trial).changeMany),
 	} {
 		trials = append(trials, f.meet(t))
 	}
@@ -101,7 +104,8 @@ type trial struct {
 	loads, worker int
 }
 
-// meet starts a host, lets the fault begin and changes the services under it.
+// meet starts a host, lets the fault begin and changes the services under it. Where events arrive the ended tasks are left, and
+// hang from then on, so that each request that one of them gets later fails.
 func (f fault) meet(t *testing.T) *trial {
 	t.Helper()
 	if f.gen == "" {
@@ -121,7 +125,7 @@ func (f fault) meet(t *testing.T) *trial {
 	if f.second == known {
 		replicas += "," + r.other.URL()
 	}
-	r.ports = r.services(4, 3)
+	r.ports = r.services(10, 3)
 	r.startOn(replicas, "--refresh-interval", f.refresh)
 	r.must(r.site.Marathon.WaitStream(r.patient()))
 	r.loads, r.worker, r.before = r.world.loads(), r.world.worker(), r.site.Marathon.Asked()
@@ -131,6 +135,10 @@ func (f fault) meet(t *testing.T) *trial {
 	f.begin(r)
 	r.change(r.ports[0])
 	r.change(r.ports[1])
+	if !f.deaf {
+		r.must(stage.Until(r.patient(), func() error { return r.without(r.victims...) }))
+		r.hang()
+	}
 	return r
 }
 
@@ -144,14 +152,9 @@ func (r *trial) change(port int) {
 	r.must(err)
 }
 
-// recover ends the fault. Where its events arrived, the ended tasks were left before: they hang then, so that each request that
-// one of them gets from here on fails.
+// recover ends the fault.
 func (r *trial) recover() {
 	r.Helper()
-	if !r.deaf {
-		r.must(stage.Until(r.patient(), func() error { return r.without(r.victims...) }))
-		r.hang()
-	}
 	if r.struck != nil {
 		r.struck(r)
 	}
@@ -176,22 +179,36 @@ func (r *trial) judge(limit time.Duration) {
 	r.hang()
 	r.must(r.load.WaitRequests(r.patient(), 100))
 	r.flawless(r.load)
-	r.othersStayed()
+	r.rightChanges()
 	r.reloaded(r.loads, 0, "the fault")
 	r.sameWorker(r.worker)
 }
 
-// othersStayed checks that no server of a living task was ever taken away.
-func (r *trial) othersStayed() {
+// rightChanges checks that no server of a living task was ever taken away, and that none of an ended one came back.
+func (r *trial) rightChanges() {
 	r.Helper()
 	changes, err := r.host.Changes(r.patient())
 	r.must(err)
 	for _, c := range changes.Changes {
 		ended := slices.ContainsFunc(r.victims, func(v *stage.Task) bool { return v.Addr == strings.TrimSuffix(c.Server, ":c") })
-		if c.Action == "remove server" && !ended {
+		switch {
+		case c.Action == "add server" && ended:
+			r.Errorf("an ended task came back: %+v", c)
+		case c.Action == "remove server" && !ended && !(r.flaps && r.isNew(c.Server)):
 			r.Errorf("a living task was taken away: %+v", c)
 		}
 	}
+}
+
+// isNew tells whether a server is of a task that began under the fault.
+func (r *trial) isNew(server string) bool {
+	for _, port := range r.ports[:2] {
+		tasks := r.site.Tasks(port)
+		if tasks[len(tasks)-1].Addr == strings.TrimSuffix(server, ":c") {
+			return true
+		}
+	}
+	return false
 }
 
 // faulty begins a fault of all replicas.
@@ -276,19 +293,33 @@ func (r *trial) leaderDies() {
 	r.change(r.ports[2])
 }
 
-// slowList is a list of all apps that was read before a change and arrives after everything else.
-func slowList() fault {
-	arrive := make(chan struct{})
+// slowList is a list of all apps that was read before changes and arrives after everything else, but for the next one.
+func slowList(more func(*trial)) fault {
+	arrive, next := make(chan struct{}), make(chan struct{})
+	hold := func(r *trial, until <-chan struct{}) {
+		r.site.Marathon.SetFaults(func(f *fakemarathon.Faults) { f.HoldLists = until })
+	}
 	return fault{
 		begin: func(r *trial) {
-			r.site.Marathon.SetFaults(func(f *fakemarathon.Faults) { f.HoldLists = arrive })
+			hold(r, arrive)
 			r.lookAtAll()
 			r.asked(1, lists)
+			more(r)
 		},
 		end: func(r *trial) {
-			r.site.Marathon.SetFaults(func(f *fakemarathon.Faults) { f.HoldLists = nil })
+			hold(r, next)
 			close(arrive)
+			r.must(r.load.WaitRequests(r.patient(), 200))
+			hold(r, nil)
+			close(next)
 		},
+	}
+}
+
+// changeMany changes so many apps that each alone is not worth a question.
+func (r *trial) changeMany() {
+	for _, port := range r.ports[2:] {
+		r.change(port)
 	}
 }
 
