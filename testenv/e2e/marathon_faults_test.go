@@ -78,17 +78,19 @@ func TestMarathonFaults(t *testing.T) {
 // long, and a list that takes longer still while tasks of many apps end.
 func TestMarathonIsAwayForLong(t *testing.T) {
 	t.Parallel()
-	var trials []*trial
-	for _, f := range []fault{
+	faults := []fault{
 		{begin: (*trial).away, deaf: true},
-		{begin: func(r *trial) { r.site.Marathon.FreezeStreams() }, deaf: true},
+		{begin: (*trial).frozen, deaf: true},
 		slowList((*trial).changeMany),
-	} {
+	}
+	var trials []*trial
+	for _, f := range faults {
 		trials = append(trials, f.meet(t))
 	}
-	for _, r := range trials {
-		r.recover()
-		r.judge(3 * patience)
+	for i, what := range []string{"503 for half a minute", "silent streams", "a slow list"} {
+		t.Log(what)
+		trials[i].recover()
+		trials[i].judge(3 * patience)
 	}
 }
 
@@ -339,6 +341,9 @@ func (r *trial) away() {
 	r.site.Marathon.SetFaults(func(f *fakemarathon.Faults) { f.UnavailableUntil = time.Now().Add(30 * time.Second) })
 	r.site.Marathon.CloseStreams()
 }
+
+// frozen makes the streams silent.
+func (r *trial) frozen() { r.site.Marathon.FreezeStreams() }
 
 // nonsense comes before what matters.
 func (r *trial) nonsense() {

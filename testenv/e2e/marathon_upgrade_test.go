@@ -37,6 +37,7 @@ func TestMarathonRollingUpgrade(t *testing.T) {
 		"C":                      {fakemarathon.GenC, fakemarathon.Bridge, true, 1},
 		"D":                      {fakemarathon.GenD, fakemarathon.Host, true, 1},
 		"D with two checks":      {fakemarathon.GenD, fakemarathon.Host, true, 2},
+		"D without checks":       {fakemarathon.GenD, fakemarathon.Bridge, true, 0},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -156,7 +157,7 @@ func (u *upgrade) roll(before []*instance) {
 	u.dying(before[:3]...)
 	first := u.launch("new", "TASK_STAGING")
 	u.until(0.9)
-	u.site.Marathon.SetState(first.task, "TASK_RUNNING")
+	u.running(first)
 	u.until(7.6)
 	u.healthy(first)
 	time.Sleep(9 * time.Millisecond) // as it was recorded
@@ -165,9 +166,7 @@ func (u *upgrade) roll(before []*instance) {
 	u.dead(before[:3]...)
 	rest := []*instance{u.launch("new", "TASK_STAGING"), u.launch("new", "TASK_STAGING"), u.launch("new", "TASK_STAGING")}
 	u.until(21)
-	for _, i := range rest {
-		u.site.Marathon.SetState(i.task, "TASK_RUNNING")
-	}
+	u.running(rest...)
 	u.until(27.6)
 	u.dead(before[3])
 	u.until(40) // it was 67, without anything else in between
@@ -179,10 +178,23 @@ func (u *upgrade) until(seconds float64) {
 	time.Sleep(time.Until(u.began.Add(time.Duration(seconds * float64(time.Second) / faster))))
 }
 
+// running starts tasks, which takes until they are healthy where nothing checks that.
+func (u *upgrade) running(list ...*instance) {
+	for _, i := range list {
+		if u.checks > 0 {
+			u.site.Marathon.SetState(i.task, "TASK_RUNNING")
+		}
+	}
+}
+
 // healthy gives tasks the first success of a check: the one that the deployment waits for.
 func (u *upgrade) healthy(list ...*instance) {
 	for _, i := range list {
 		u.note(&i.alive)
+		if u.checks == 0 {
+			u.site.Marathon.SetState(i.task, "TASK_RUNNING")
+			continue
+		}
 		u.site.Marathon.SetHealth(i.task, true)
 	}
 }
