@@ -25,6 +25,36 @@ type agenda struct {
 
 	gap   time.Duration // since the last list that events had read
 	asked time.Time     // when that was
+
+	burst  int       // events that came one upon the other
+	latest time.Time // when the last of them came
+	calm   time.Time // when the list is to be read since they were too many; zero when they were not
+}
+
+// Up to 1.7 Marathon drops events silently while more than 50 wait for a reader. So after as many at a time the list is read, once
+// they are over.
+const (
+	maxBurst = 50
+	together = 100 * time.Millisecond
+)
+
+// came counts events.
+func (g *agenda) came(n int, now time.Time) {
+	if now.Sub(g.latest) > together {
+		g.burst = 0
+	}
+	g.burst, g.latest = g.burst+n, now
+	if g.burst > maxBurst {
+		g.calm = now.Add(firstGap)
+	}
+}
+
+// next is when the list is to be read.
+func (g *agenda) next() time.Time {
+	if !g.calm.IsZero() && g.calm.Before(g.list) {
+		return g.calm
+	}
+	return g.list
 }
 
 // visit is an app that is to be asked for.
@@ -96,6 +126,7 @@ func (g *agenda) begin(now time.Time, interval time.Duration) reason {
 	maps.DeleteFunc(g.visits, func(_ string, v visit) bool { return !v.at.After(now) })
 	why := g.why
 	g.list, g.why = now.Add(interval), polled
+	g.burst, g.calm = 0, time.Time{}
 	return why
 }
 

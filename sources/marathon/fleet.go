@@ -56,7 +56,6 @@ func (f *fleet) world(now time.Time) world {
 // set takes an app in. It costs as much as that app.
 func (f *fleet) set(e entry, now time.Time) {
 	id := e.app.ID
-	e.words = e.words.holding(now)
 	f.beliefs.learn(e.app, now)
 	r := route(e.app, f.world(now))
 	f.board.replace(id, f.apps[id].offers, r.offers)
@@ -80,7 +79,7 @@ func (f *fleet) renewed(list reading, now time.Time) (next *fleet, differing []s
 	next = newFleet(f.source, f.groupSize)
 	next.beliefs, next.versions, next.hosts, next.bad = f.beliefs, list.versions, list.hosts, list.problems
 	for id, until := range f.ended {
-		if now.Before(until) {
+		if list.asked.Before(until) {
 			next.ended[id] = until
 		}
 	}
@@ -93,7 +92,7 @@ func (f *fleet) renewed(list reading, now time.Time) (next *fleet, differing []s
 			differing = append(differing, a.ID)
 			continue
 		}
-		e := entry{app: a, asked: list.asked, words: known.words.holding(now)}
+		e := entry{app: a, asked: list.asked, words: known.words.holding(list.asked)}
 		var differs bool
 		if e.app, differs = e.words.correct(a); differs {
 			differing = append(differing, a.ID)
@@ -132,14 +131,14 @@ func (f *fleet) visited(some reading, now time.Time) (differing []string, lost b
 	f.know(some)
 	for _, a := range some.apps {
 		known := f.apps[a.ID]
-		if now.Before(f.ended[a.ID]) {
+		if some.asked.Before(f.ended[a.ID]) {
 			differing = append(differing, a.ID)
 			continue
 		}
 		if known.asked.After(some.asked) {
 			continue
 		}
-		e := entry{app: a, asked: some.asked, words: known.words.holding(now)}
+		e := entry{app: a, asked: some.asked, words: known.words.holding(some.asked)}
 		var differs bool
 		if e.app, differs = e.words.correct(a); differs {
 			differing = append(differing, a.ID)
@@ -164,7 +163,7 @@ func (f *fleet) servers(some reading, now time.Time) int {
 	f.know(some)
 	n := f.board.servers
 	for _, a := range some.apps {
-		corrected, _ := f.apps[a.ID].words.holding(now).correct(a)
+		corrected, _ := f.apps[a.ID].words.holding(some.asked).correct(a)
 		n += countServers(route(corrected, f.world(now)).offers) - countServers(f.apps[a.ID].offers)
 	}
 	return n

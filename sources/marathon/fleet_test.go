@@ -181,6 +181,25 @@ func TestListsThatEventsAskForAreSpaced(t *testing.T) {
 	}
 }
 
+func TestAfterABurstOfEventsTheListIsRead(t *testing.T) {
+	now := start()
+	g := newAgenda(100*time.Millisecond, now.Add(time.Hour))
+	g.came(maxBurst, now)
+	g.came(maxBurst, now.Add(2*together))
+	if !g.next().Equal(g.list) {
+		t.Errorf("few at a time: the list is read at %s", g.next())
+	}
+	g.came(1, now.Add(3*together))
+	g.came(10, now.Add(4*together))
+	if want := now.Add(4*together + firstGap); !g.next().Equal(want) {
+		t.Errorf("the list is read at %s, want %s", g.next(), want)
+	}
+	g.begin(now.Add(time.Second), time.Hour)
+	if !g.next().Equal(now.Add(time.Hour + time.Second)) {
+		t.Errorf("after that it is read at %s", g.next())
+	}
+}
+
 // A list that takes long holds up neither what an event takes away nor the app that it names.
 func TestEventsDoNotWaitForAList(t *testing.T) {
 	s := &sim{tasks: map[string][]int{"m1": {3}}}

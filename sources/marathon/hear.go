@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // look is what an event makes us ask Marathon.
@@ -67,12 +69,28 @@ func (f *fleet) hearGone(e event, now time.Time) look {
 		return nothing
 	}
 	t, listed := known.find(e)
+	if e.Status == "TASK_KILLING" && f.last(known, t, now) {
+		return atOnce
+	}
 	delete(f.beliefs, t.ID)
 	f.say(known, e, word{gone: true, until: now.Add(goneHolds)}, now)
 	if !listed || !t.running() {
 		return nothing
 	}
 	return confirm
+}
+
+// last reports whether a service would be without servers if a task were gone. One that is being killed serves on for a while,
+// and Marathon may have told of its successor in a way that needs an answer, as when one of two checks succeeds: then both
+// come and go with that answer.
+func (f *fleet) last(known entry, t task, now time.Time) bool {
+	rest := known.app
+	rest.tasks = slices.DeleteFunc(slices.Clone(rest.tasks), func(o task) bool { return o.ID == t.ID })
+	left := map[catalog.Key]int{}
+	for _, o := range route(rest, f.world(now)).offers {
+		left[o.service.Key] += len(o.service.Servers)
+	}
+	return slices.ContainsFunc(known.offers, func(o offer) bool { return len(o.service.Servers) > 0 && left[o.service.Key] == 0 })
 }
 
 // hearEnd takes an app away.
@@ -91,8 +109,7 @@ func (f *fleet) hearRunning(e event, now time.Time) look {
 	if !ok || e.TaskID == "" {
 		return atOnce
 	}
-	known.words = known.words.holding(now)
-	said := known.words[e.instance()]
+	said := known.words.of(e.instance(), now)
 	t, listed := known.find(e)
 	switch {
 	case listed && t.running() && t.Version == e.Version && slices.Equal(t.Ports, e.Ports):
@@ -122,8 +139,7 @@ func (f *fleet) hearHealth(e event, alive bool, now time.Time) look {
 	if !ok || e.instance() == "" {
 		return atOnce
 	}
-	known.words = known.words.holding(now)
-	said := known.words[e.instance()]
+	said := known.words.of(e.instance(), now)
 	t, listed := known.find(e)
 	switch results, wasAlive := t.results(); {
 	case !alive:
@@ -152,7 +168,7 @@ func (f *fleet) hearHealth(e event, alive bool, now time.Time) look {
 // say keeps what an event said of a task, and lets it count.
 func (f *fleet) say(known entry, e event, said word, now time.Time) {
 	said.task = e.TaskID
-	known.words = known.words.holding(now).with(e.instance(), said)
+	known.words = known.words.with(e.instance(), said)
 	known.app, _ = known.words.correct(known.app)
 	f.set(known, now)
 }

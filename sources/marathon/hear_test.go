@@ -57,6 +57,7 @@ const (
 func start() time.Time { return time.Date(2016, 1, 2, 0, 0, 0, 0, time.UTC) }
 
 func TestWhatAnEventTellsByItself(t *testing.T) {
+	twoA := strings.Replace(plainA, `"tasks":[`, `"tasks":[{"id":"a.u2","host":"10.0.0.2","ports":[31000],"state":"TASK_RUNNING","version":"2016-01-02"},`, 1)
 	twice := strings.Replace(checkedA, "[{}]", "[{},{}]", 1)
 	ready := strings.Replace(plainA, `"tasks"`, `"readinessChecks":[{}],"tasks"`, 1)
 	inContainer := strings.Replace(plainA, `"ports":[8300]`, `"networks":[{"mode":"container"}],"container":{"portMappings":[{"containerPort":80,"servicePort":8300}]}`, 1)
@@ -70,7 +71,9 @@ func TestWhatAnEventTellsByItself(t *testing.T) {
 	on1, on2 := "  10.0.0.1:31000 on-host\n", "  10.0.0.2:31000 on-host\n"
 	plain1, plain9 := "  10.0.0.1:31000 check on-host\n", "  10.0.0.9:31009 check on-host\n"
 	for _, c := range []struct{ name, apps, events, asked, want string }{
-		{"a task that is killed", plainA, status("TASK_KILLING", u1) + status("TASK_KILLED", u1), "confirm nothing", headA},
+		{"a task that is killed", twoA, status("TASK_KILLING", u1) + status("TASK_KILLED", u1), "confirm nothing", headA + "  10.0.0.2:31000 check on-host\n"},
+		{"the last one: it serves until it is gone", plainA, status("TASK_KILLING", u1), "at once", headA + plain1},
+		{"and it is", plainA, status("TASK_KILLING", u1) + status("TASK_KILLED", u1), "at once confirm", headA},
 		{"failed", plainA, status("TASK_FAILED", u1), "confirm", headA},
 		{"unreachable", plainA, status("TASK_UNREACHABLE", u1), "confirm", headA},
 		{"of a state that nobody knows", plainA, status("TASK_ODD", u1), "confirm", headA},

@@ -116,7 +116,7 @@ func (r *run) next(now time.Time) time.Time {
 		}
 	}
 	if !r.listing {
-		sooner(r.agenda.list)
+		sooner(r.agenda.next())
 	}
 	if at := r.agenda.nextVisit(now); !r.away && r.failing == "" && !at.IsZero() {
 		sooner(at)
@@ -130,6 +130,7 @@ func (r *run) hear(now time.Time) {
 	if opened {
 		r.agenda.soon(0, now, polled)
 	}
+	r.agenda.came(len(events), now)
 	if len(events) > 0 && (!r.accepts || r.failing != "") {
 		r.agenda.everything(now)
 	}
@@ -163,7 +164,7 @@ func (r *run) ask(ctx context.Context, now time.Time) {
 			r.visits <- visited{got, visits, err}
 		})
 	}
-	if !r.listing && !r.agenda.list.After(now) {
+	if !r.listing && !r.agenda.next().After(now) {
 		r.listing = true
 		why, first := r.agenda.begin(now, r.config.RefreshInterval), r.first
 		r.asking.Go(func() {

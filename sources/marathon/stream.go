@@ -118,7 +118,12 @@ func (f *follower) run(ctx context.Context) {
 		if time.Since(began) >= 5*time.Second {
 			pause.reset()
 		}
-		sleep(ctx, pause.next())
+		// Another replica may know a leader, so the pauses grow from round to round only.
+		if (i+1)%len(f.client.replicas) == 0 {
+			sleep(ctx, pause.next())
+		} else {
+			sleep(ctx, rand.N(f.retry))
+		}
 	}
 }
 

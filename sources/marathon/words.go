@@ -33,8 +33,17 @@ const (
 	well
 )
 
-// words are what events said of an app's tasks, by instance. They are replaced, never written to.
+// words are what events said of an app's tasks, by instance, since the answer that is known was asked for or shortly before.
+// They are replaced, never written to.
 type words map[string]word
+
+// of gives what was said of an instance, if it still holds.
+func (w words) of(instance string, now time.Time) word {
+	if said := w[instance]; now.Before(said.until) {
+		return said
+	}
+	return word{}
+}
 
 func (w words) with(instance string, said word) words {
 	next := maps.Clone(w)
@@ -54,9 +63,9 @@ func (w words) without(instance string) words {
 	return next
 }
 
-// holding gives those that still hold.
-func (w words) holding(now time.Time) words {
-	over := func(_ string, said word) bool { return !now.Before(said.until) }
+// holding gives those that hold against an answer that was asked for at that time.
+func (w words) holding(asked time.Time) words {
+	over := func(_ string, said word) bool { return !asked.Before(said.until) }
 	for instance, said := range w {
 		if over(instance, said) {
 			next := maps.Clone(w)
