@@ -21,7 +21,7 @@ import (
 
 // rig is a driver with a real HAProxy of its own, on ports of the loopback range.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	driver *Driver
 	config Config
 }
@@ -38,7 +38,7 @@ func needHAProxy(t testing.TB) {
 }
 
 // newRig gives a rig whose HAProxy is not started yet, and is ended with the test.
-func newRig(t *testing.T, change func(*Config)) *rig {
+func newRig(t testing.TB, change func(*Config)) *rig {
 	t.Helper()
 	needHAProxy(t)
 	dir, err := os.MkdirTemp("", "pm") // t.TempDir is too long for a socket's path
