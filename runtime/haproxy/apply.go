@@ -25,8 +25,7 @@ const (
 
 // view is what a pass knows: what is wanted, what is, and the difference.
 type view struct {
-	keys   []catalog.Key     // the services that were looked at; nil is all
-	want   []catalog.Service // without those that wait for a port
+	keys   []catalog.Key // the services that were looked at; nil is all
 	have   observed
 	layout layout
 	plan   plan
@@ -37,7 +36,7 @@ type view struct {
 // Plan observes the proxy and tells what Apply would do now.
 func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
-	v, err := d.view(ctx, d.offered(want))
+	v, err := d.view(ctx, want)
 	if err != nil {
 		return catalog.Report{}, err
 	}
@@ -55,7 +54,6 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 // Apply makes HAProxy offer what is wanted: it observes, plans, acts, and reads back until nothing is left to do.
 func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
-	want = d.offered(want)
 	var r catalog.Report
 	var errs []error
 	for tries := 1; ; tries++ {
@@ -80,7 +78,7 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 			errs = append(errs, refused...)
 		}
 		if load {
-			if err := d.load(ctx, v, &r); err != nil {
+			if err := d.load(ctx, want, v, &r); err != nil {
 				return d.settle(ctx, v, r, append(errs, err))
 			}
 		}
@@ -90,7 +88,11 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 // view observes what has changed and plans. Everything is observed when the process is another one, and before a load, which
 // concerns all services.
 func (d *Driver) view(ctx context.Context, want []catalog.Service) (view, error) {
-	keys := d.touched(want)
+	expected, err := d.layout(want, d.built)
+	if err != nil {
+		return view{}, err
+	}
+	keys := d.touched(expected.sections)
 	v, err := d.viewOf(ctx, want, keys)
 	if err == nil && keys != nil && v.have.alive && (v.have.pid != d.pid || len(v.plan.reloads) > 0) {
 		return d.viewOf(ctx, want, nil)
@@ -106,11 +108,11 @@ func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []cata
 	}
 	have.deaf = !have.alive && d.process.deaf()
 	for {
-		v := view{keys: keys, have: have, want: d.untaken(want)}
-		if v.layout, err = d.layout(v.want, have.built); err != nil {
+		v := view{keys: keys, have: have}
+		if v.layout, err = d.layout(want, have.built); err != nil {
 			return view{}, err
 		}
-		if d.quarantineOwn(v.layout) {
+		if d.quarantineOwn(v) {
 			continue
 		}
 		v.plan = makePlan(v.layout.sections, v.layout.outer, have, keys, d.overdue())
@@ -131,35 +133,17 @@ func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []cata
 }
 
 // touched gives the services that differ from what was proven, in order; nil when nothing was.
-func (d *Driver) touched(want []catalog.Service) []catalog.Key {
+func (d *Driver) touched(want sections) []catalog.Key {
 	if d.resync.Load() || d.verified == nil {
 		return nil
 	}
-	keys := map[catalog.Key]bool{}
-	for _, s := range want {
-		if was, ok := d.verified[s.Key]; !ok || !was.Equal(s) {
-			keys[s.Key] = true
-		}
-	}
-	if len(want)-len(keys) < len(d.verified) {
-		wanted := make(map[catalog.Key]bool, len(want))
-		for _, s := range want {
-			wanted[s.Key] = true
-		}
-		for key := range d.verified {
-			if !wanted[key] {
-				keys[key] = true
-			}
-		}
-	}
+	keys := differing(want, d.verified)
 	for _, l := range d.leaving {
-		keys[l.key] = true
+		keys = append(keys, l.key)
 	}
-	out := slices.SortedFunc(maps.Keys(keys), catalog.Key.Compare)
-	if out == nil {
-		out = []catalog.Key{}
-	}
-	return out
+	keys = slices.AppendSeq(keys, maps.Keys(d.taken))
+	slices.SortFunc(keys, catalog.Key.Compare)
+	return slices.Compact(keys)
 }
 
 // observe reads the running state. Just after a reload the old worker may still answer; its answers mean nothing.
@@ -213,11 +197,11 @@ func (v view) unproven() map[netip.AddrPort]catalog.Key {
 			out[a] = catalog.Key{}
 		}
 	}
-	for key, s := range v.layout.sections {
-		b, ok := v.have.built.service(key)
+	for _, s := range v.layout.sections {
+		b, ok := v.have.built.service(s.key)
 		for _, a := range s.binds {
 			if !ok || !slices.Contains(b.Binds, a) || !v.have.listens(b) {
-				out[a] = key
+				out[a] = s.key
 			}
 		}
 	}
@@ -255,25 +239,28 @@ func (d *Driver) expireTaken() {
 	}
 }
 
-// quarantineOwn leaves out the services whose ports the template listens on itself, and reports whether there are any.
-func (d *Driver) quarantineOwn(l layout) bool {
+// quarantineOwn leaves out the services whose ports the template listens on itself, and reports whether there are any. Those
+// that run already, beside the same outer text, were looked at before.
+func (d *Driver) quarantineOwn(v view) bool {
+	list := v.layout.sections
+	if v.keys != nil && v.layout.outer.hash == v.have.built.Outer {
+		list = nil
+		for _, key := range v.keys {
+			if s := v.layout.sections.find(key); s != nil {
+				list = append(list, s)
+			}
+		}
+	}
 	found := false
-	for _, own := range l.outer.binds {
-		for key, s := range l.sections {
+	for _, own := range v.layout.outer.binds {
+		for _, s := range list {
 			if slices.ContainsFunc(s.binds, func(a netip.AddrPort) bool { return a.Port() == own.Port() && host.Overlap(a.Addr(), own.Addr()) }) {
-				d.taken[key] = fmt.Sprintf("%s is taken by the template, which listens on %s outside of its services", key, own)
+				d.taken[s.key] = fmt.Sprintf("%s is taken by the template, which listens on %s outside of its services", s.key, own)
 				found = true
 			}
 		}
 	}
 	return found
-}
-
-func (d *Driver) untaken(want []catalog.Service) []catalog.Service {
-	if len(d.taken) == 0 {
-		return want
-	}
-	return slices.DeleteFunc(slices.Clone(want), func(s catalog.Service) bool { _, ok := d.taken[s.Key]; return ok })
 }
 
 // overdue gives the removed services whose ports have been bound for long enough.
@@ -293,14 +280,9 @@ func (d *Driver) drift(v view) []catalog.Change {
 	if d.verified == nil || v.have.pid != d.pid || v.keys != nil {
 		return nil // what was looked at because it changed has not drifted
 	}
-	same := map[catalog.Key]bool{}
-	for _, s := range v.want {
-		was, ok := d.verified[s.Key]
-		same[s.Key] = ok && was.Equal(s)
-	}
 	var out []catalog.Change
 	for _, s := range v.plan.steps {
-		if same[s.key] {
+		if was := d.verified.find(s.key); was != nil && was == v.layout.sections.find(s.key) {
 			out = append(out, s.change)
 		}
 	}
@@ -349,7 +331,7 @@ func firstRefusal(answers []string) string {
 // reportLoad tells what a load brings. A start is no reload: there was nothing to hand over.
 func (v view) reportLoad(r *catalog.Report) {
 	for _, key := range v.plan.fresh {
-		if s := v.layout.sections[key]; s != nil {
+		if s := v.layout.sections.find(key); s != nil {
 			r.Changes = append(r.Changes, catalog.Change{Service: title(s.name, key), Action: "load service",
 				Detail: strconv.Itoa(len(s.managedNames())) + " servers"})
 		}

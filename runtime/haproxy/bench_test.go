@@ -43,8 +43,7 @@ func BenchmarkRender1000(b *testing.B) {
 	want := fleet(1000)
 	d := newTestDriver(b)
 	for b.Loop() {
-		clear(d.render.sections)
-		d.render.last, d.render.heads = outer{}, nil
+		d.render.last, d.render.made = outer{}, made{}
 		l, err := d.layout(want, structure{})
 		if err != nil {
 			b.Fatal(err)
@@ -72,10 +71,10 @@ func BenchmarkSplice1000(b *testing.B) {
 		b.Fatal(err)
 	}
 	texts[1] = string(l2.text("x"))
-	sections := [2]map[catalog.Key]*section{l2.sections, l.sections}
+	lists := [2]sections{l2.sections, l.sections}
 	i := 0
 	for b.Loop() {
-		if _, err := splice(texts[i&1], sections[i&1], nil); err != nil {
+		if _, err := splice(texts[i&1], lists[i&1], nil); err != nil {
 			b.Fatal(err)
 		}
 		i++

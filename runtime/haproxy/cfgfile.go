@@ -1,7 +1,6 @@
 package haproxy
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,39 +15,68 @@ const (
 	endMark   = "# proxymatic: end"
 )
 
-// mark wraps a section's text.
-func mark(s *section) string { return beginMark + s.key.String() + "\n" + s.text + endMark + "\n" }
+// piece is a stretch of haproxy.cfg: a service's section with its marks, or what stands between two of them.
+type piece struct {
+	key     catalog.Key // zero between sections
+	text    string      // empty when it is just what the section says
+	section *section
+}
 
-// fullText gives the whole of haproxy.cfg. hash goes into the description of the global section.
-func fullText(o outer, sections map[catalog.Key]*section, hash string) []byte {
-	size := 0
-	for _, s := range sections {
-		size += len(s.text) + 100
+// pieces are a whole file, in order.
+type pieces []piece
+
+// sectionPiece is a section as the template made it.
+func sectionPiece(s *section) piece { return piece{key: s.key, section: s} }
+
+// appendTo adds the piece to a text.
+func (p piece) appendTo(b []byte) []byte {
+	if p.section == nil {
+		return append(b, p.text...)
 	}
-	var b bytes.Buffer
-	b.Grow(size)
+	b = append(append(append(b, beginMark...), p.key.String()...), '\n')
+	return append(append(append(b, p.section.text...), endMark...), '\n')
+}
+
+// appendTo adds the file to a text.
+func (l pieces) appendTo(b []byte) []byte {
+	for _, p := range l {
+		b = p.appendTo(b)
+	}
+	return b
+}
+
+// has reports whether a text without line breaks stands anywhere in the file.
+func (l pieces) has(text string) bool {
+	return slices.ContainsFunc(l, func(p piece) bool {
+		return strings.Contains(p.text, text) || p.section != nil && strings.Contains(p.section.text, text)
+	})
+}
+
+// fullPieces gives the whole of haproxy.cfg. hash goes into the description of the global section.
+func fullPieces(o outer, list sections, hash string) pieces {
+	out := make(pieces, 0, 2*len(o.keys)+1)
 	described := false
+	between := "" // sections
 	for i, part := range o.parts {
 		if !described {
 			part, described = describe(part, hash)
 		}
-		b.WriteString(part)
+		between += part
 		if i == len(o.keys) {
 			break
 		}
-		if s, ok := sections[o.keys[i]]; ok {
-			b.Truncate(len(bytes.TrimRight(b.Bytes(), " \t"))) // a mark stands at the start of a line
-			if b.Len() > 0 && b.Bytes()[b.Len()-1] != '\n' {
-				b.WriteByte('\n')
-			}
-			b.WriteString(beginMark)
-			b.WriteString(s.key.String())
-			b.WriteByte('\n')
-			b.WriteString(s.text)
-			b.WriteString(endMark + "\n")
+		s := list.find(o.keys[i])
+		if s == nil {
+			continue
 		}
+		between = strings.TrimRight(between, " \t") // a mark stands at the start of a line
+		if between != "" && !strings.HasSuffix(between, "\n") {
+			between += "\n"
+		}
+		out = append(out, piece{text: between}, sectionPiece(s))
+		between = ""
 	}
-	return b.Bytes()
+	return append(out, piece{text: between})
 }
 
 // describe puts the structure's hash into the description of the first global section, if the text has one: `show info` then
@@ -100,19 +128,13 @@ func isHeader(word string) bool {
 	return false
 }
 
-// piece is a stretch of haproxy.cfg: a service's section with its marks, or what stands between two of them.
-type piece struct {
-	key  catalog.Key // zero between sections
-	text string
-}
-
 // cutPieces cuts a file at the marks. An unfinished or unreadable mark is an error: then only a whole new text helps.
-func cutPieces(file string) ([]piece, error) {
-	var out []piece
+func cutPieces(file string) (pieces, error) {
+	var out pieces
 	for {
 		begin := findMark(file, beginMark)
 		if begin < 0 {
-			return append(out, piece{text: file}), nil
+			return append(out, piece{text: strings.Clone(file)}), nil
 		}
 		word, _, _ := strings.Cut(file[begin+len(beginMark):], "\n")
 		var key catalog.Key
@@ -127,7 +149,7 @@ func cutPieces(file string) ([]piece, error) {
 		if findMark(file[begin+1:end], beginMark) >= 0 {
 			return nil, fmt.Errorf("section %s does not end before the next", key)
 		}
-		out = append(out, piece{text: file[:begin]}, piece{key: key, text: file[begin:end]})
+		out = append(out, piece{text: strings.Clone(file[:begin])}, piece{key: key, text: file[begin:end]})
 		file = file[end:]
 	}
 }
@@ -146,65 +168,87 @@ func findMark(text, mark string) int {
 	}
 }
 
-// splice gives the file with the wanted sections: server lines replaced, sections of removed services dropped, sections
-// of services that came back inserted. Every other byte stays, as do the sections named in keep. An error means that the
-// file is not one that was written for these sections.
-func splice(file string, sections map[catalog.Key]*section, keep map[catalog.Key]bool) (string, error) {
-	pieces, err := cutPieces(file)
-	if err != nil {
-		return "", err
-	}
-	var out []piece
-	seen := map[catalog.Key]bool{}
-	for _, p := range pieces {
+// splice gives the file with the wanted sections, and whether that is another text: server lines replaced, sections of removed
+// services dropped, sections of services that came back inserted. Every other byte stays, as do the sections named in keep. An
+// error means that the file is not one that was written for these sections.
+func (l pieces) splice(list sections, keep map[catalog.Key]bool) (out pieces, changed bool, err error) {
+	out = make(pieces, 0, len(l)+2)
+	seen := make([]bool, len(list))
+	i := -1 // in list, of the section before: the next one is most probably there too
+	for _, p := range l {
 		if p.key == (catalog.Key{}) || keep[p.key] {
 			out = append(out, p)
 			continue
 		}
-		s, ok := sections[p.key]
-		if !ok || seen[p.key] {
+		ok := i+1 < len(list) && (list[i+1] == p.section || list[i+1].key == p.key)
+		if ok {
+			i++
+		} else {
+			i, ok = list.search(p.key)
+		}
+		if !ok || seen[i] {
+			i, changed = i-1, true
 			continue
 		}
-		seen[p.key] = true
-		out = append(out, piece{p.key, spliceSection(p.text, s)})
+		seen[i] = true
+		next := p.splice(list[i])
+		changed = changed || !next.same(p)
+		out = append(out, next)
 	}
-	if len(seen) < len(sections) {
-		if out, err = insertMissing(out, sections, seen); err != nil {
-			return "", err
+	var missing sections
+	for i, s := range list {
+		if !seen[i] {
+			missing = append(missing, s)
 		}
 	}
-	var b strings.Builder
-	b.Grow(len(file) + 1024)
-	for _, p := range out {
-		b.WriteString(p.text)
+	if len(missing) == 0 {
+		return out, changed, nil
 	}
-	return b.String(), nil
+	if len(missing) == len(list) {
+		return nil, false, fmt.Errorf("it has none of the services' sections")
+	}
+	return insertMissing(out, missing), true, nil
 }
 
 // insertMissing puts sections that the file lacks behind the nearest section of a lower port, or before the first.
-func insertMissing(pieces []piece, sections map[catalog.Key]*section, seen map[catalog.Key]bool) ([]piece, error) {
-	if len(seen) == 0 {
-		return nil, fmt.Errorf("it has none of the services' sections")
-	}
-	for key, s := range sections {
-		if seen[key] {
-			continue
-		}
+func insertMissing(l pieces, missing sections) pieces {
+	for _, s := range missing {
 		at := -1
-		for i, p := range pieces {
+		for i, p := range l {
 			if p.key == (catalog.Key{}) {
 				continue
 			}
-			if p.key.Compare(key) < 0 || at < 0 {
+			if p.key.Compare(s.key) < 0 || at < 0 {
 				at = i
 			}
 		}
-		if pieces[at].key.Compare(key) < 0 {
+		if l[at].key.Compare(s.key) < 0 {
 			at++
 		}
-		pieces = slices.Insert(pieces, at, piece{key, mark(s)})
+		l = slices.Insert(l, at, sectionPiece(s))
 	}
-	return pieces, nil
+	return l
+}
+
+// same reports whether two pieces have the same text.
+func (p piece) same(o piece) bool {
+	if p.section == o.section {
+		return p.text == o.text
+	}
+	return string(p.appendTo(nil)) == string(o.appendTo(nil))
+}
+
+// splice replaces the managed server lines in one section of the file.
+func (p piece) splice(s *section) piece {
+	if p.section == s {
+		return p
+	}
+	whole := sectionPiece(s)
+	text := spliceSection(string(p.appendTo(nil)), s)
+	if text == string(whole.appendTo(nil)) {
+		return whole
+	}
+	return piece{key: p.key, text: text}
 }
 
 // spliceSection replaces the managed server lines in one section of the file.

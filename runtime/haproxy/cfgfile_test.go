@@ -23,6 +23,30 @@ func sectionsOf(t testing.TB, d *Driver, services ...catalog.Service) layout {
 	return l
 }
 
+// splice gives a file's text with the wanted sections.
+func splice(file string, list sections, keep map[catalog.Key]bool) (string, error) {
+	have, err := cutPieces(file)
+	if err != nil {
+		return "", err
+	}
+	next, changed, err := have.splice(list, keep)
+	text := string(next.appendTo(nil))
+	if err == nil && changed != (text != file) {
+		return "", fmt.Errorf("changed is %v after\n%s\nbecame\n%s", changed, file, text)
+	}
+	return text, err
+}
+
+// follow gives a file's text brought up to date.
+func follow(file string, state fileState) string {
+	have, err := cutPieces(file)
+	if err != nil {
+		return err.Error()
+	}
+	next, _ := have.follow(state)
+	return string(next.appendTo(nil))
+}
+
 func TestSpliceChangesManagedServerLinesOnly(t *testing.T) {
 	d := newTestDriver(t)
 	a, b, c := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:2"), netip.MustParseAddrPort("10.0.0.3:3")
@@ -36,7 +60,7 @@ func TestSpliceChangesManagedServerLinesOnly(t *testing.T) {
 	}
 	want := strings.Replace(file, "    server 10.0.0.1:1 10.0.0.1:1 weight 128\n    server 10.0.0.2:2 10.0.0.2:2 weight 128\n",
 		"    server 10.0.0.2:2 10.0.0.2:2 weight 128\n    server 10.0.0.3:3 10.0.0.3:3 weight 128\n", 1)
-	section := mark(sectionsOf(t, d, service(81, c)).sections[catalog.Key{Port: 81, Proto: catalog.TCP}])
+	section := string(sectionPiece(sectionsOf(t, d, service(81, c)).sections[0]).appendTo(nil))
 	want = strings.Replace(want, "# proxymatic: end\n", "# proxymatic: end\n"+section, 1)
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -123,7 +147,7 @@ func TestBuiltInTemplateGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.render.global.User, d.render.global.Group, d.render.last = "", "", outer{}
+	d.render.global.User, d.render.global.Group, d.render.last, d.render.made = "", "", outer{}, made{}
 	l := sectionsOf(t, d, sample()...)
 	l.outer.parts[0] = strings.Replace(l.outer.parts[0], fmt.Sprintf("maxconn %d", globalMaxConn(8192, 2, 1)), "maxconn 16384", 1)
 	got := l.text("0123456789abcdef")

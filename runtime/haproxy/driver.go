@@ -56,13 +56,13 @@ type Driver struct {
 	// to look at less, and of when things began; nothing breaks when it is lost.
 	pid      int
 	built    structure
-	verified map[catalog.Key]catalog.Service // what the last passes proved
-	leaving  map[string]leaving              // removed servers that still have connections, by path
-	gone     map[catalog.Key]time.Time       // removed services whose ports are still bound
-	taken    map[catalog.Key]string          // services that wait for a port, and who has it
-	looked   time.Time                       // when the holders of taken ports were last looked for
-	pace     pace                            // when the next load is due
-	rechecks int                             // passes that still observe everything, soon after a failed reload
+	verified sections                  // what the last passes proved; nil when that is nothing
+	leaving  map[string]leaving        // removed servers that still have connections, by path
+	gone     map[catalog.Key]time.Time // removed services whose ports are still bound
+	taken    map[catalog.Key]string    // services that wait for a port, and who has it
+	looked   time.Time                 // when the holders of taken ports were last looked for
+	pace     pace                      // when the next load is due
+	rechecks int                       // passes that still observe everything, soon after a failed reload
 }
 
 // leaving is a removed server whose connections have not ended.
@@ -112,7 +112,7 @@ func (d *Driver) Resync() { d.resync.Store(true) }
 
 // Render gives the haproxy.cfg that a load of these services would write.
 func (d *Driver) Render(_ context.Context, want []catalog.Service) ([]byte, error) {
-	l, err := d.layout(d.offered(want), structure{})
+	l, err := d.layout(want, structure{})
 	if err != nil {
 		return nil, err
 	}
@@ -214,16 +214,4 @@ func Version(ctx context.Context) string {
 		return fields[2]
 	}
 	return first
-}
-
-// offered gives the services that HAProxy should listen for: those of TCP that have servers. One without is treated like a
-// removed one, whose clients are refused; unless the template has servers of its own for that case.
-func (d *Driver) offered(want []catalog.Service) []catalog.Service {
-	out := make([]catalog.Service, 0, len(want))
-	for _, s := range want {
-		if s.Proto == catalog.TCP && (len(s.Servers) > 0 || d.render.servesEmpty) {
-			out = append(out, s)
-		}
-	}
-	return out
 }

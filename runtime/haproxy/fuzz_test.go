@@ -41,7 +41,7 @@ func FuzzAnswers(f *testing.F) {
 func FuzzSplice(f *testing.F) {
 	d := newTestDriver(f)
 	sections := sectionsOf(f, d, service(80, netip.MustParseAddrPort("10.0.0.1:1")), service(81, netip.MustParseAddrPort("10.0.0.2:2"))).sections
-	f.Add(string(fullText(outer{parts: []string{"global\n", ""}, keys: []catalog.Key{{Port: 80, Proto: catalog.TCP}}}, sections, "x")))
+	f.Add(string(fullPieces(outer{parts: []string{"global\n", ""}, keys: []catalog.Key{{Port: 80, Proto: catalog.TCP}}}, sections, "x").appendTo(nil)))
 	f.Add("# proxymatic: begin 80/tcp\nlisten a\n server x 1.2.3.4:5\n# proxymatic: end\nlisten b\n")
 	f.Add("# proxymatic: begin 80/tcp\n# proxymatic: begin 81/tcp\n# proxymatic: end\n")
 	f.Fuzz(func(t *testing.T, file string) {
@@ -70,7 +70,7 @@ func FuzzHostileNames(f *testing.F) {
 		s.Name = name
 		l := sectionsOf(t, d, s)
 		text := string(l.text(l.structure().Hash))
-		if strings.Count(text, "\nlisten ") != 1 || strings.Count(text, "\n    server ") != 1 || len(l.sections[s.Key].proxies) != 1 {
+		if strings.Count(text, "\nlisten ") != 1 || strings.Count(text, "\n    server ") != 1 || len(l.sections[0].proxies) != 1 {
 			t.Errorf("name %q gives\n%s", name, text)
 		}
 		if n := listenName(s); strings.ContainsAny(n, " \t\n\r\"'#;\\{}\x00") || len(n) > 66 {

@@ -7,55 +7,42 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
-	"github.com/meltwater/proxymatic/templates"
 )
 
 // layout is what haproxy.cfg should have in it.
 type layout struct {
 	outer    outer
-	sections map[catalog.Key]*section
+	sections sections
 }
 
 // structure gives the layout's structure.
 func (l layout) structure() structure { return newStructure(l.outer, l.sections) }
 
-// text gives the whole file. hash is the structure's.
-func (l layout) text(hash string) []byte { return fullText(l.outer, l.sections, hash) }
+// pieces gives the whole file. hash is the structure's.
+func (l layout) pieces(hash string) pieces { return fullPieces(l.outer, l.sections, hash) }
 
-// layout renders services. A service that runs keeps the name that it runs under, as long as nothing else asks for a reload:
-// names are for operators' eyes.
+// text gives the whole file as it is written.
+func (l layout) text(hash string) []byte { return l.pieces(hash).appendTo(nil) }
+
+// layout renders those of the services, which are in canonical order, that HAProxy should listen for and that do not wait for a
+// port. A service that runs keeps the name that it runs under, as long as nothing else asks for a reload: names are for
+// operators' eyes.
 func (d *Driver) layout(want []catalog.Service, built structure) (layout, error) {
-	heads := make([]templates.HAProxyService, len(want))
-	names := make([]string, len(want))
-	checked := 0
-	for i, s := range want {
-		if b, ok := built.service(s.Key); ok {
-			names[i] = b.Name
-		} else {
-			names[i] = listenName(s)
-		}
-		heads[i] = d.render.headOf(s, names[i])
-		for _, v := range s.Servers {
-			if v.Check {
-				checked++
-			}
-		}
-	}
-	o, err := d.render.renderOuter(heads, globalMaxConn(d.config.MaxConnections, len(want), checked))
-	if err != nil {
-		return layout{}, err
-	}
-	if err := d.render.renderAhead(want, names, o.static); err != nil {
-		return layout{}, err
-	}
-	l := layout{outer: o, sections: make(map[catalog.Key]*section, len(want))}
-	for i, s := range want {
-		if l.sections[s.Key], err = d.render.render(s, names[i], o.static); err != nil {
+	for static := d.render.last.static; ; {
+		made, err := d.render.sections(want, built, static)
+		if err != nil {
 			return layout{}, err
 		}
+		made = without(made, d.taken)
+		o, err := d.render.outerOf(made)
+		if err != nil {
+			return layout{}, err
+		}
+		if o.static == static {
+			return layout{o, made}, nil
+		}
+		static = o.static // sections depend on it, and it does not depend on how they are made: this happens once
 	}
-	d.render.forget(l.sections)
-	return l, nil
 }
 
 // globalMaxConn gives the connections that the whole process may have: what a few full services need, and no more than the

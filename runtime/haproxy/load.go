@@ -70,7 +70,7 @@ func (p *pace) failed(now time.Time, hash string, text []byte, err error) {
 // load makes HAProxy build a process from the whole text: a reload, or a start when there is none. Every port that is new is
 // proven free and held until the new worker listens on it. An error means that it was not tried; that it failed is told by
 // pace, when the pass has put right what a failed load disturbs.
-func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
+func (d *Driver) load(ctx context.Context, want []catalog.Service, v view, r *catalog.Report) error {
 	addrs := slices.Collect(maps.Keys(v.unproven()))
 	how := try
 	if uid, known := d.process.binder(); known && uid == os.Geteuid() {
@@ -84,13 +84,14 @@ func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 	if len(taken) > 0 {
 		return d.quarantine(v, taken) // the caller plans again
 	}
-	l, err := d.layout(v.want, structure{})
+	l, err := d.layout(want, structure{})
 	if err != nil {
 		return err
 	}
 	st := l.structure()
-	text := l.text(st.Hash)
-	if err := d.exchange(ctx, v, l, st, text); err != nil {
+	made := l.pieces(st.Hash)
+	text := made.appendTo(nil)
+	if err := d.exchange(ctx, v, l, st, newFile{text, made}); err != nil {
 		d.pace.failed(d.now(), v.layout.structure().Hash, text, err)
 		d.rechecks = 20
 		d.Resync()
@@ -102,19 +103,25 @@ func (d *Driver) load(ctx context.Context, v view, r *catalog.Report) error {
 	return nil
 }
 
+// newFile is a whole haproxy.cfg.
+type newFile struct {
+	text []byte
+	made pieces
+}
+
 // exchange writes the text and brings up the process that is built from it. When that fails the old file comes back: it is
 // what the old process, or a start by somebody else, needs.
-func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure, text []byte) error {
+func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure, file newFile) error {
 	if err := d.store.save(st, v.have.hash); err != nil {
 		return err
 	}
-	old, err := d.file.replace(text)
+	old, err := d.file.replace(file.text, file.made)
 	if err != nil {
 		return err
 	}
 	if err := d.exchangeProcess(ctx, v, st.Hash); err != nil {
 		if old != nil {
-			if _, restoreErr := d.file.replace(old); restoreErr != nil {
+			if _, restoreErr := d.file.replace(old, nil); restoreErr != nil {
 				err = errors.Join(err, restoreErr)
 			}
 		}
@@ -209,7 +216,7 @@ func failedChecks(have observed) map[catalog.Key]map[string]bool {
 func (d *Driver) carryDown(ctx context.Context, l layout, down map[catalog.Key]map[string]bool) {
 	var steps []step
 	for key, names := range down {
-		s := l.sections[key]
+		s := l.sections.find(key)
 		if s == nil {
 			continue
 		}

@@ -30,48 +30,48 @@ type plan struct {
 // running. Services that must wait (a taken port) are not in want: if they run, they are paused like removed ones.
 //
 // release names services whose paused ports have been held long enough.
-func makePlan(want map[catalog.Key]*section, o outer, have observed, keys, release []catalog.Key) plan {
+func makePlan(want sections, o outer, have observed, keys, release []catalog.Key) plan {
 	var p plan
 	if !have.alive {
 		p.start, p.reloads = true, []string{"HAProxy does not run"}
 		if have.deaf {
 			p.reloads = []string{"HAProxy runs, but its stats socket is gone"}
 		}
-		p.fresh = slices.SortedFunc(maps.Keys(want), catalog.Key.Compare)
+		p.fresh = want.keys()
 		return p
 	}
 	if !have.known {
 		p.reloads = append(p.reloads, fmt.Sprintf("the running HAProxy (pid %d) was not built from a configuration that proxymatic knows", have.pid))
-		p.fresh = slices.SortedFunc(maps.Keys(want), catalog.Key.Compare)
+		p.fresh = want.keys()
 		return p
 	}
 	if o.hash != have.built.Outer {
 		p.reloads = append(p.reloads, "the text outside of the services' sections changed")
 	}
 	for _, key := range release {
-		if b, ok := have.built.service(key); ok && want[key] == nil {
+		if b, ok := have.built.service(key); ok && want.find(key) == nil {
 			p.reloads = append(p.reloads, fmt.Sprintf("release the port of %s, removed a while ago", title(b.Name, key)))
 		}
 	}
 	for _, key := range keysOr(keys, want, have) {
-		p.service(key, want[key], have)
+		p.service(key, want.find(key), have)
 	}
 	return p
 }
 
 // keysOr gives keys, or all keys that are wanted or running when it is nil.
-func keysOr(keys []catalog.Key, want map[catalog.Key]*section, have observed) []catalog.Key {
+func keysOr(keys []catalog.Key, want sections, have observed) []catalog.Key {
 	if keys != nil {
 		return keys
 	}
-	all := map[catalog.Key]bool{}
-	for key := range want {
-		all[key] = true
-	}
+	all := want.keys()
 	for key := range have.built.Services {
-		all[key] = true
+		if want.find(key) == nil {
+			all = append(all, key)
+		}
 	}
-	return slices.SortedFunc(maps.Keys(all), catalog.Key.Compare)
+	slices.SortFunc(all, catalog.Key.Compare)
+	return all
 }
 
 // service plans one service. want is nil when it is not wanted.

@@ -11,7 +11,7 @@ import (
 // runs gives what a driver would observe right after a load of these services: the state that plans start from.
 func runs(t *testing.T, d *Driver, services []catalog.Service) observed {
 	t.Helper()
-	l, err := d.layout(d.offered(services), structure{})
+	l, err := d.layout(services, structure{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ enable server s80.test-80/10.0.0.2:31000`},
 			if c.disturb != nil {
 				c.disturb(&have)
 			}
-			l, err := d.layout(d.offered(c.want), have.built)
+			l, err := d.layout(c.want, have.built)
 			if err != nil {
 				t.Fatal(err)
 			}

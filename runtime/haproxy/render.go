@@ -18,10 +18,11 @@ import (
 	"github.com/meltwater/proxymatic/templates"
 )
 
-// renderer makes the text of haproxy.cfg. A service's section is rendered by itself and remembered, so that a change
-// costs one section; everything else (the outer text) is rendered with a mark where each section goes.
+// renderer makes the text of haproxy.cfg. A service's section is rendered by itself, and shared with the list before while the
+// service stays the same, so that a change costs one section; everything else (the outer text) is rendered with a mark where
+// each section goes.
 type renderer struct {
-	section *template.Template
+	service *template.Template
 	outer   *template.Template
 	global  templates.HAProxy // all but MaxConn and Services
 	bind    netip.Addr
@@ -31,24 +32,24 @@ type renderer struct {
 	static      string // why no section's servers can be changed at run time, if that is so
 	servesEmpty bool   // the template has servers of its own, so that a service without tasks should be listened for
 
-	desks    []desk // one for each goroutine that renders
-	sections map[catalog.Key]remembered
-	last     outer
-	heads    []templates.HAProxyService // what last was rendered from
+	desks []desk // one for each goroutine that renders
+	made  made
+	last  outer
+	of    sections // what last was rendered for
+}
+
+// made is the latest list of sections and what it was made of.
+type made struct {
+	want     []catalog.Service
+	built    string // the hash of the structure that names come from
+	static   string
+	sections sections
 }
 
 // desk is what one goroutine needs to render sections.
 type desk struct {
 	lines  lineParser
 	buffer bytes.Buffer
-}
-
-// remembered is a section and what it was rendered from.
-type remembered struct {
-	service catalog.Service
-	head    templates.HAProxyService
-	static  string
-	section *section
 }
 
 // outer is the text of haproxy.cfg outside of the services' sections.
@@ -71,9 +72,9 @@ func newRenderer(t *template.Template, global templates.HAProxy, bind netip.Addr
 	if _, err := marked.New("service").Parse(sectionMark + "{{.Port}}" + sectionMark + "\n"); err != nil {
 		return nil, err
 	}
-	r := &renderer{source: sourceOf(t), section: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
-		sections: map[catalog.Key]remembered{}, desks: make([]desk, runtime.GOMAXPROCS(0))}
-	empty, err := r.render(catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}, "empty", "")
+	r := &renderer{source: sourceOf(t), service: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
+		desks: make([]desk, runtime.GOMAXPROCS(0))}
+	empty, err := r.make(&r.desks[0], catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}, "empty", "")
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +103,7 @@ func (r *renderer) tryServers() error {
 	for _, weight := range []int{1, catalog.DefaultWeight, catalog.MaxWeight} {
 		for _, maxConn := range []int{0, 1, 10000} {
 			s.Servers = []catalog.Server{{Addr: addr, Weight: weight, MaxConn: maxConn}}
-			sec, err := r.render(s, "sample", "")
+			sec, err := r.make(&r.desks[0], s, "sample", "")
 			if err != nil {
 				return err
 			}
@@ -126,15 +127,6 @@ func (r *renderer) head(s catalog.Service, name string) templates.HAProxyService
 		HTTP: s.Mode == catalog.ModeHTTP, Source: s.Source, MaxConn: r.maxConn, TimeoutClient: seconds(s.Timeouts.Client), TimeoutServer: seconds(s.Timeouts.Server)}
 }
 
-// headOf gives the same, from memory where it can.
-func (r *renderer) headOf(s catalog.Service, name string) templates.HAProxyService {
-	if was, ok := r.sections[s.Key]; ok && was.head.Name == name && was.service.Mode == s.Mode && was.service.Source == s.Source &&
-		was.service.Timeouts == s.Timeouts {
-		return was.head
-	}
-	return r.head(s, name)
-}
-
 // seconds writes a duration as HAProxy reads it; "" for none.
 func seconds(d time.Duration) string {
 	if d <= 0 {
@@ -143,72 +135,109 @@ func seconds(d time.Duration) string {
 	return strconv.FormatInt(max(1, d.Milliseconds()), 10) + "ms"
 }
 
-// render gives a service's section under a name. static is why the defaults forbid changes at run time, if they do.
-func (r *renderer) render(s catalog.Service, name, static string) (*section, error) {
-	if was, ok := r.remembers(s, name, static); ok {
-		return was, nil
+// offers reports whether HAProxy should listen for a service: for one of TCP that has servers. One without is treated like a
+// removed one, whose clients are refused; unless the template has servers of its own for that case.
+func (r *renderer) offers(s *catalog.Service) bool {
+	return s.Proto == catalog.TCP && (len(s.Servers) > 0 || r.servesEmpty)
+}
+
+// sections gives the sections of the services that are to be offered, under the names that built has for them. static is why
+// the defaults forbid changes at run time, if they do. want, and the list before, are walked side by side.
+func (r *renderer) sections(want []catalog.Service, built structure, static string) (sections, error) {
+	was := r.made
+	same := was.built == built.Hash && was.static == static
+	if same && len(want) == len(was.want) && (len(want) == 0 || &want[0] == &was.want[0]) {
+		return was.sections, nil
 	}
-	made, err := r.make(&r.desks[0], s, name, static)
-	if err != nil {
+	out := make(sections, 0, len(want))
+	var todo []task
+	i, at := 0, 0 // of was.want, and of its section
+	for k := range want {
+		s := &want[k]
+		if !r.offers(s) {
+			continue
+		}
+		for ; i < len(was.want) && was.want[i].Key.Compare(s.Key) < 0; i++ {
+			if r.offers(&was.want[i]) {
+				at++
+			}
+		}
+		var old *section
+		if i < len(was.want) && was.want[i].Key == s.Key && was.want[i].Equal(*s) {
+			old = was.sections[at]
+		}
+		if old == nil || !same && (old.outside != static || old.name != built.nameOf(s)) {
+			todo = append(todo, task{len(out), s, built.nameOf(s)})
+		}
+		out = append(out, old)
+	}
+	if err := r.renderAll(todo, static, out); err != nil {
 		return nil, err
 	}
-	r.sections[s.Key] = made
-	return made.section, nil
+	r.made = made{want, built.Hash, static, out}
+	return out, nil
 }
 
-// remembers gives a section that was rendered before, if it would be the same now.
-func (r *renderer) remembers(s catalog.Service, name, static string) (*section, bool) {
-	was, ok := r.sections[s.Key]
-	return was.section, ok && was.section.name == name && was.static == static && was.service.Equal(s)
-}
-
-// renderAhead renders many sections at a time, where many are new, so that a start waits less for them.
-func (r *renderer) renderAhead(services []catalog.Service, names []string, static string) error {
-	const worthIt = 64
-	var todo []int
-	for i, s := range services {
-		if _, ok := r.remembers(s, names[i], static); !ok {
-			todo = append(todo, i)
-		}
+// nameOf gives the name that a service runs under, or would.
+func (st structure) nameOf(s *catalog.Service) string {
+	if b, ok := st.service(s.Key); ok {
+		return b.Name
 	}
+	return listenName(*s)
+}
+
+// task is a section to be made, and its place in a list.
+type task struct {
+	at      int
+	service *catalog.Service
+	name    string
+}
+
+// renderAll makes sections: many at a time, where many are new, so that a start waits less for them.
+func (r *renderer) renderAll(todo []task, static string, out sections) error {
+	const worthIt = 64
+	desks := r.desks
 	if len(todo) < worthIt {
+		desks = desks[:1]
+	}
+	work := func(w int) error {
+		for k := w; k < len(todo); k += len(desks) {
+			s, err := r.make(&desks[w], *todo[k].service, todo[k].name, static)
+			if err != nil {
+				return err
+			}
+			out[todo[k].at] = s
+		}
 		return nil
 	}
-	made := make([]remembered, len(todo))
-	errs := make([]error, len(r.desks))
+	if len(desks) == 1 {
+		return work(0)
+	}
+	errs := make([]error, len(desks))
 	var group sync.WaitGroup
-	for w := range r.desks {
-		group.Go(func() {
-			for k := w; k < len(todo) && errs[w] == nil; k += len(r.desks) {
-				made[k], errs[w] = r.make(&r.desks[w], services[todo[k]], names[todo[k]], static)
-			}
-		})
+	for w := range desks {
+		group.Go(func() { errs[w] = work(w) })
 	}
 	group.Wait()
-	for k, i := range todo {
-		if made[k].section != nil {
-			r.sections[services[i].Key] = made[k]
-		}
-	}
 	return errors.Join(errs...)
 }
 
 // make renders a section; goroutines with desks of their own may do so at the same time.
-func (r *renderer) make(at *desk, s catalog.Service, name, static string) (remembered, error) {
+func (r *renderer) make(at *desk, s catalog.Service, name, static string) (*section, error) {
 	servers := make([]templates.HAProxyServer, len(s.Servers))
 	usual := make([]usualLine, len(s.Servers))
 	for i, v := range s.Servers {
 		o, err := at.lines.usual(v)
 		if err != nil {
-			return remembered{}, err
+			return nil, err
 		}
 		servers[i] = templateServer(v, o)
 		usual[i] = usualLine{servers[i].Line, serverLine{name: servers[i].Name, addr: v.Addr, serverOptions: o}}
 	}
-	head := r.headOf(s, name)
+	head := r.head(s, name)
 	at.buffer.Reset()
-	if err := r.section.Execute(&at.buffer, head.Section(servers)); err != nil {
-		return remembered{}, fmt.Errorf("render service %s: %w", s.Key, err)
+	if err := r.service.Execute(&at.buffer, head.Section(servers)); err != nil {
+		return nil, fmt.Errorf("render service %s: %w", s.Key, err)
 	}
 	text := strings.Trim(at.buffer.String(), "\n") + "\n"
 	managed := func(n string) bool {
@@ -216,14 +245,14 @@ func (r *renderer) make(at *desk, s catalog.Service, name, static string) (remem
 	}
 	sec, err := parseSection(s.Key, name, text, managed, usual, &at.lines)
 	if err != nil {
-		return remembered{}, fmt.Errorf("template: %w", err)
+		return nil, fmt.Errorf("template: %w", err)
 	}
-	given := static
+	sec.service, sec.head, sec.outside = s, head, static
 	if static = cmp.Or(static, r.static); static != "" && sec.static == "" {
 		sec.static, sec.hash = static, hashText(static+text)
 	}
 	sec.hash = hashText(sec.hash + r.source)
-	return remembered{s, head, given, sec}, nil
+	return sec, nil
 }
 
 // templateServer gives what a template sees of a server with its usual options.
@@ -236,20 +265,32 @@ func templateServer(v catalog.Server, o *serverOptions) templates.HAProxyServer 
 	return s
 }
 
-// forget drops the sections of services that are gone.
-func (r *renderer) forget(wanted map[catalog.Key]*section) {
-	for key := range r.sections {
-		if _, ok := wanted[key]; !ok {
-			delete(r.sections, key)
-		}
-	}
-}
-
-// renderOuter gives the outer text for services under their names.
-func (r *renderer) renderOuter(heads []templates.HAProxyService, globalMaxConn int) (outer, error) {
-	if r.last.hash != "" && slices.Equal(heads, r.heads) {
+// outerOf gives the outer text around sections. It depends on their heads alone.
+func (r *renderer) outerOf(list sections) (outer, error) {
+	alike := func(a, b *section) bool { return a == b || a.head == b.head }
+	if r.last.hash != "" && slices.EqualFunc(list, r.of, alike) {
+		r.of = list // of which the next one differs less
 		return r.last, nil
 	}
+	heads := make([]templates.HAProxyService, len(list))
+	checked := 0
+	for i, s := range list {
+		heads[i] = s.head
+		for _, v := range s.service.Servers {
+			if v.Check {
+				checked++
+			}
+		}
+	}
+	o, err := r.renderOuter(heads, globalMaxConn(r.maxConn, len(list), checked))
+	if err == nil {
+		r.last, r.of = o, list
+	}
+	return o, err
+}
+
+// renderOuter renders the outer text.
+func (r *renderer) renderOuter(heads []templates.HAProxyService, globalMaxConn int) (outer, error) {
 	var neutral string
 	var neutralErr error
 	var group sync.WaitGroup
@@ -262,7 +303,6 @@ func (r *renderer) renderOuter(heads []templates.HAProxyService, globalMaxConn i
 	o := cutOuter(text)
 	o.hash = hashText(condense(strings.Join(cutOuter(neutral).parts, "")))
 	o.read()
-	r.last, r.heads = o, slices.Clone(heads)
 	return o, nil
 }
 

@@ -8,14 +8,19 @@ import (
 	"strings"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/templates"
 )
 
-// section is a service's part of haproxy.cfg: the proxies that the template makes of it, and their servers.
+// section is a service's part of haproxy.cfg: the proxies that the template makes of it, and their servers. It is never
+// changed once made.
 type section struct {
 	key     catalog.Key
-	name    string // the name that the template was given
-	text    string // ends in a line break
-	hash    string // of what only a reload can change
+	service catalog.Service          // what it was made of
+	head    templates.HAProxyService // what the outer text is told of it
+	outside string                   // why the defaults of the outer text forbade changing servers at run time when it was made
+	name    string                   // the name that the template was given
+	text    string                   // ends in a line break
+	hash    string                   // of what only a reload can change
 	proxies []proxy
 	binds   []netip.AddrPort
 	static  string // why every change of it needs a reload; empty when the runtime socket can do it

@@ -73,26 +73,31 @@ func (d *Driver) remember(v view, waiting map[catalog.Key]bool) {
 		replace(d.worker, d.pid)
 	}
 	if v.keys == nil {
-		d.verified, d.gone = map[catalog.Key]catalog.Service{}, d.stillGone(v)
+		d.verified, d.gone = slices.Clone(v.layout.sections), d.stillGone(v)
+		for key := range waiting {
+			d.verify(key, v, waiting)
+		}
+		return
 	}
-	looked := map[catalog.Key]bool{}
 	for _, key := range v.keys {
-		looked[key] = true
-		delete(d.verified, key)
-		if b, ok := v.have.built.service(key); !ok || v.layout.sections[key] != nil || !v.have.runs(b) {
+		d.verify(key, v, waiting)
+		if b, ok := v.have.built.service(key); !ok || v.layout.sections.find(key) != nil || !v.have.runs(b) {
 			delete(d.gone, key)
 		} else if _, known := d.gone[key]; !known {
 			d.gone[key] = d.now()
 		}
 	}
-	for _, s := range v.want {
-		switch {
-		case v.keys != nil && !looked[s.Key]:
-		case waiting[s.Key]:
-			d.verified[s.Key] = catalog.Service{} // differs from whatever is wanted next, its removal too
-		default:
-			d.verified[s.Key] = s
-		}
+}
+
+// verify keeps what was proven of one service.
+func (d *Driver) verify(key catalog.Key, v view, waiting map[catalog.Key]bool) {
+	switch s := v.layout.sections.find(key); {
+	case s == nil:
+		d.verified = d.verified.drop(key)
+	case waiting[key]:
+		d.verified = d.verified.put(&section{key: key}) // differs from whatever is wanted next, its removal too
+	default:
+		d.verified = d.verified.put(s)
 	}
 }
 
@@ -100,7 +105,7 @@ func (d *Driver) remember(v view, waiting map[catalog.Key]bool) {
 func (d *Driver) stillGone(v view) map[catalog.Key]time.Time {
 	out := map[catalog.Key]time.Time{}
 	for key, b := range v.have.built.Services {
-		if v.layout.sections[key] != nil || !v.have.runs(b) {
+		if v.layout.sections.find(key) != nil || !v.have.runs(b) {
 			continue
 		}
 		since, ok := d.gone[key]
@@ -161,13 +166,12 @@ func (d *Driver) noteDelete(command, answer string, chunk []step, before map[str
 // follow lets haproxy.cfg say what runs now. Services that wait for a reload stay as they are in it.
 func (d *Driver) follow(v view) {
 	state := fileState{outer: v.layout.outer, hash: v.have.hash, sections: v.layout.sections, partial: v.layout.outer.hash != v.have.built.Outer}
-	for _, key := range v.plan.fresh {
-		if state.keep == nil {
-			state.keep = map[catalog.Key]bool{}
-			state.sections = maps.Clone(state.sections)
+	if len(v.plan.fresh) > 0 {
+		state.keep, state.partial = map[catalog.Key]bool{}, true
+		for _, key := range v.plan.fresh {
+			state.keep[key] = true
 		}
-		state.keep[key], state.partial = true, true
-		delete(state.sections, key)
+		state.sections = without(state.sections, state.keep)
 	}
 	if v.have.known {
 		d.file.follow(state)
@@ -241,11 +245,11 @@ func (d *Driver) describe(v view, r *catalog.Report) {
 }
 
 // staticProblems names the services that the socket cannot change: together, where the template gives many one reason.
-func staticProblems(sections map[catalog.Key]*section) []catalog.Problem {
+func staticProblems(sections sections) []catalog.Problem {
 	byReason := map[string][]string{}
-	for key, s := range sections {
+	for _, s := range sections {
 		if s.static != "" {
-			byReason[s.static] = append(byReason[s.static], title(s.name, key))
+			byReason[s.static] = append(byReason[s.static], title(s.name, s.key))
 		}
 	}
 	var out []catalog.Problem

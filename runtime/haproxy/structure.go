@@ -37,14 +37,14 @@ type builtProxy struct {
 }
 
 // newStructure gives the structure of a rendered configuration.
-func newStructure(o outer, sections map[catalog.Key]*section) structure {
+func newStructure(o outer, sections sections) structure {
 	st := structure{Outer: o.hash, Binds: o.binds, Services: make(map[catalog.Key]builtService, len(sections))}
-	for key, s := range sections {
+	for _, s := range sections {
 		b := builtService{Name: s.name, Hash: s.hash, Binds: s.binds, Static: s.static}
 		for _, p := range s.proxies {
 			b.Proxies = append(b.Proxies, builtProxy{Name: p.name, Front: p.front, Back: p.back, Fixed: p.fixed})
 		}
-		st.Services[key] = b
+		st.Services[s.key] = b
 	}
 	st.Hash = st.sum()
 	return st
