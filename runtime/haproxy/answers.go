@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -122,19 +123,14 @@ func (h *observed) parseStat(text string) error {
 	if err != nil {
 		return fmt.Errorf("show stat: %w", err)
 	}
-	column := map[string]int{}
-	for i, name := range head {
-		column[name] = i
-	}
 	need := [...]string{"pxname", "svname", "status", "slim"}
 	var at [len(need)]int
 	most := 0
 	for i, name := range need {
-		c, ok := column[name]
-		if !ok {
+		if at[i] = slices.Index(head, name); at[i] < 0 {
 			return fmt.Errorf("show stat: no column %s", name)
 		}
-		at[i], most = c, max(most, c)
+		most = max(most, at[i])
 	}
 	for {
 		row, err := reader.Read()

@@ -150,7 +150,7 @@ func (d *Driver) touched(want sections) []catalog.Key {
 func (d *Driver) observe(ctx context.Context, keys []catalog.Key) (observed, error) {
 	deadline := d.now().Add(stoppingFor)
 	for {
-		have, err := observe(ctx, d.cli, keys, d.structureOf)
+		have, err := observe(ctx, d.cli, looking{keys, d.built, d.structureOf})
 		if err == nil && have.stopping {
 			err = fmt.Errorf("the HAProxy that answers (pid %d) is stopping", have.pid)
 			if d.now().Before(deadline) {

@@ -104,7 +104,7 @@ func (c *commands) binder() (int, bool) {
 
 // stop closes the services' ports and waits for their connections to end. The process itself is the service manager's.
 func (c *commands) stop(ctx context.Context) error {
-	have, err := observe(ctx, c.cli, nil, func(string) (structure, bool) { return structure{}, false })
+	have, err := observe(ctx, c.cli, looking{load: func(string) (structure, bool) { return structure{}, false }})
 	if err != nil || !have.alive {
 		return err
 	}

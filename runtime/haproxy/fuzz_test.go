@@ -22,7 +22,7 @@ func FuzzAnswers(f *testing.F) {
 			t.Errorf("hash %q", in.hash)
 		}
 		h := observed{open: map[string]bool{}, backs: map[string]bool{}, servers: map[string]map[string]server{}}
-		if h.read(state, stat) == nil {
+		if h.hear([]string{"show servers state", "show stat -1 7 -1"}, []string{state, stat}) == nil {
 			for _, servers := range h.servers {
 				for name := range servers {
 					if name == "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
@@ -30,15 +31,25 @@ type cli interface {
 // manyKeys is from how many touched services on it is cheaper to read everything.
 const manyKeys = 64
 
-// observe reads the running state of the services with the given keys, or of all when keys is nil.
-func observe(ctx context.Context, c cli, keys []catalog.Key, load func(hash string) (structure, bool)) (observed, error) {
+// looking is what a driver knows before it looks: the services with these keys are looked at, nil for all, and HAProxy most
+// probably runs what it was built from.
+type looking struct {
+	keys     []catalog.Key
+	expected structure
+	load     func(hash string) (structure, bool)
+}
+
+// observe reads the running state. Who answers is asked together with what the expected structure has of the services: only
+// when it was built from another one, that has to be asked again.
+func observe(ctx context.Context, c cli, at looking) (observed, error) {
 	have := observed{open: map[string]bool{}, backs: map[string]bool{}, servers: map[string]map[string]server{}}
-	first := []string{"show info"}
-	all := keys == nil || len(keys) > manyKeys
-	if all {
-		first = append(first, "show servers state", "show stat -1 7 -1")
+	ask := []string{"show servers state", "show stat -1 7 -1"}
+	all := at.keys == nil || len(at.keys) > manyKeys
+	if !all {
+		ask = commandsFor(at.keys, at.expected)
 	}
-	answers, err := c.do(ctx, first)
+	first := ask[:min(len(ask), batchSize-1)]
+	answers, err := c.do(ctx, append([]string{"show info"}, first...))
 	if errors.Is(err, errDown) {
 		return have, nil
 	}
@@ -50,56 +61,63 @@ func observe(ctx context.Context, c cli, keys []catalog.Key, load func(hash stri
 		return have, err
 	}
 	if have.hash != "" {
-		have.built, have.known = load(have.hash)
+		have.built, have.known = at.load(have.hash)
 	}
-	if all {
-		return have, have.read(answers[1], answers[2])
+	if !all && have.built.Hash != at.expected.Hash {
+		return have, have.ask(ctx, c, commandsFor(at.keys, have.built))
 	}
-	return have, have.readSome(ctx, c, keys)
+	if err := have.hear(first, answers[1:]); err != nil {
+		return have, err
+	}
+	return have, have.ask(ctx, c, ask[len(first):])
 }
 
-// read takes an answer of `show servers state` and one of `show stat`.
-func (h *observed) read(state, stat string) error {
-	if err := parseState(plain(state), h.servers); err != nil {
-		return err
-	}
-	return h.parseStat(plain(stat))
-}
-
-// readSome reads the proxies of some services, two commands each.
-func (h *observed) readSome(ctx context.Context, c cli, keys []catalog.Key) error {
-	var commands []string
+// commandsFor gives the commands that read the state of services: two for each proxy that has servers.
+func commandsFor(keys []catalog.Key, built structure) []string {
+	var out []string
 	for _, key := range keys {
-		b, _ := h.built.service(key)
+		b, _ := built.service(key)
 		for _, p := range b.Proxies {
 			if p.Back {
-				commands = append(commands, "show servers state "+p.Name, "show stat "+p.Name+" 7 -1")
-			} else {
-				commands = append(commands, "", "show stat "+p.Name+" 7 -1")
+				out = append(out, showState+p.Name)
 			}
+			out = append(out, "show stat "+p.Name+" 7 -1")
 		}
 	}
+	return out
+}
+
+// showState begins the command for the state of a backend's servers.
+const showState = "show servers state "
+
+// ask reads what the commands give.
+func (h *observed) ask(ctx context.Context, c cli, commands []string) error {
 	for chunk := range slices.Chunk(commands, batchSize) {
-		send := slices.DeleteFunc(slices.Clone(chunk), func(c string) bool { return c == "" })
-		answers, err := c.do(ctx, send)
+		answers, err := c.do(ctx, chunk)
 		if err != nil {
 			return err
 		}
-		for i := 0; i < len(chunk); i += 2 {
-			if chunk[i] != "" && !missing(answers[0]) {
-				if err := parseState(plain(answers[0]), h.servers); err != nil {
-					return err
-				}
-			}
-			if chunk[i] != "" {
-				answers = answers[1:]
-			}
-			if !missing(answers[0]) {
-				if err := h.parseStat(plain(answers[0])); err != nil {
-					return fmt.Errorf("%s: %w", chunk[i+1], err)
-				}
-			}
-			answers = answers[1:]
+		if err := h.hear(chunk, answers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hear takes the answers to commands. `show stat` must come behind the state of the same servers.
+func (h *observed) hear(commands, answers []string) error {
+	for i, command := range commands {
+		if missing(answers[i]) {
+			continue
+		}
+		var err error
+		if strings.HasPrefix(command+" ", showState) {
+			err = parseState(plain(answers[i]), h.servers)
+		} else {
+			err = h.parseStat(plain(answers[i]))
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", command, err)
 		}
 	}
 	return nil

@@ -53,7 +53,10 @@ func (k *Key) UnmarshalText(text []byte) error {
 
 // Compare orders keys by port, then by transport.
 func (k Key) Compare(o Key) int {
-	return cmp.Or(cmp.Compare(k.Port, o.Port), cmp.Compare(k.Proto, o.Proto))
+	if k.Port != o.Port {
+		return int(k.Port) - int(o.Port)
+	}
+	return cmp.Compare(k.Proto, o.Proto)
 }
 
 // Mode is how a TCP service is proxied.
@@ -147,10 +150,14 @@ func Sort(services []Service) {
 	slices.SortStableFunc(services, func(a, b Service) int { return a.Key.Compare(b.Key) })
 }
 
-// Equal reports whether two services would be offered in the same way.
+// Equal reports whether two services would be offered in the same way. It looks at no server of two that share them.
 func (s Service) Equal(o Service) bool {
 	return s.Key == o.Key && s.Name == o.Name && s.Source == o.Source && s.Mode == o.Mode && s.Timeouts == o.Timeouts &&
-		slices.Equal(s.Servers, o.Servers)
+		equalServers(s.Servers, o.Servers)
+}
+
+func equalServers(a, b []Server) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 // CountServers is the number of servers of all services together.
