@@ -36,7 +36,7 @@ type view struct {
 // Plan observes the proxy and tells what Apply would do now.
 func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
-	v, err := d.view(ctx, want)
+	v, err := d.view(ctx, want, nil)
 	if err != nil {
 		return catalog.Report{}, err
 	}
@@ -56,8 +56,9 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 	d.expireTaken()
 	var r catalog.Report
 	var errs []error
+	var seen *observed
 	for tries := 1; ; tries++ {
-		v, err := d.view(ctx, want)
+		v, err := d.view(ctx, want, seen)
 		if err != nil {
 			d.Resync()
 			return r, errors.Join(append(errs, err)...)
@@ -69,7 +70,12 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 		if len(v.plan.steps) == 0 && !load || tries == maxTries {
 			return d.settle(ctx, v, r, errs)
 		}
-		refused, err := d.run(ctx, v.plan.steps, &r)
+		at := looking{v.keys, d.built, d.structureOf}
+		if load {
+			at.keys = nil // it will be another process
+		}
+		var refused []error
+		refused, seen, err = d.act(ctx, v.plan.steps, at, &r)
 		if err != nil {
 			d.Resync()
 			return r, errors.Join(append(errs, err)...)
@@ -85,30 +91,35 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 	}
 }
 
-// view observes what has changed and plans. Everything is observed when the process is another one, and before a load, which
-// concerns all services.
-func (d *Driver) view(ctx context.Context, want []catalog.Service) (view, error) {
+// view observes what has changed, unless it was seen already, and plans. Everything is observed when the process is another one,
+// and before a load, which concerns all services.
+func (d *Driver) view(ctx context.Context, want []catalog.Service, seen *observed) (view, error) {
 	expected, err := d.layout(want, d.built)
 	if err != nil {
 		return view{}, err
 	}
 	keys := d.touched(expected.sections)
-	v, err := d.viewOf(ctx, want, keys)
+	v, err := d.viewOf(ctx, want, keys, seen)
 	if err == nil && keys != nil && v.have.alive && (v.have.pid != d.pid || len(v.plan.reloads) > 0) {
-		return d.viewOf(ctx, want, nil)
+		return d.viewOf(ctx, want, nil, nil)
 	}
 	return v, err
 }
 
 // viewOf observes the services with the given keys, nil for all, and plans. A service whose port somebody has is left out.
-func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []catalog.Key) (view, error) {
-	have, err := d.observe(ctx, keys)
-	if err != nil {
-		return view{}, err
+func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []catalog.Key, seen *observed) (view, error) {
+	if seen == nil {
+		have, err := d.observe(ctx, keys)
+		if err != nil {
+			return view{}, err
+		}
+		seen = &have
 	}
+	have := *seen
 	have.deaf = !have.alive && d.process.deaf()
 	for {
 		v := view{keys: keys, have: have}
+		var err error
 		if v.layout, err = d.layout(want, have.built); err != nil {
 			return view{}, err
 		}
@@ -289,22 +300,27 @@ func (d *Driver) drift(v view) []catalog.Change {
 	return out
 }
 
-// run sends steps in batches and notes those that were done. What HAProxy refused is told by reading back; its words are
-// kept for the message.
-func (d *Driver) run(ctx context.Context, steps []step, r *catalog.Report) (refused []error, err error) {
+// act sends steps in batches and notes those that were done. What HAProxy refused is told by reading back; its words are
+// kept for the message. Where the last batch has room for it, it reads back itself: seen is what came of the services.
+func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.Report) (refused []error, seen *observed, err error) {
 	for len(steps) > 0 {
-		n, size := 0, 0
-		for n < len(steps) && size+len(steps[n].commands) <= batchSize {
-			size += len(steps[n].commands)
+		n, batch := 0, make([]string, 0, batchSize)
+		for n < len(steps) && len(batch)+len(steps[n].commands) <= batchSize {
+			batch = append(batch, steps[n].commands...)
 			n++
 		}
-		batch := make([]string, 0, size)
-		for _, s := range steps[:n] {
-			batch = append(batch, s.commands...)
+		size := len(batch)
+		if ask := at.commands(); n == len(steps) && !at.whole() && size+len(ask) <= batchSize {
+			batch = append(batch, ask...)
 		}
 		answers, err := d.cli.do(ctx, batch)
 		if err != nil {
-			return refused, fmt.Errorf("change HAProxy: %w", err)
+			return refused, nil, fmt.Errorf("change HAProxy: %w", err)
+		}
+		if len(batch) > size {
+			if have, as, err := at.hear(batch[size:], answers[size:]); err == nil && as && !have.stopping {
+				seen = &have // or else it is asked again
+			}
 		}
 		for _, s := range steps[:n] {
 			if text := firstRefusal(answers[:len(s.commands)]); text != "" {
@@ -316,7 +332,7 @@ func (d *Driver) run(ctx context.Context, steps []step, r *catalog.Report) (refu
 		}
 		steps = steps[n:]
 	}
-	return refused, nil
+	return refused, seen, nil
 }
 
 func firstRefusal(answers []string) string {

@@ -228,5 +228,5 @@ func (d *Driver) carryDown(ctx context.Context, l layout, down map[catalog.Key]m
 			}
 		}
 	}
-	_, _ = d.run(ctx, steps, nil) // where it fails, the checks find out again
+	_, _, _ = d.act(ctx, steps, looking{}, nil) // where it fails, the checks find out again
 }

@@ -39,37 +39,58 @@ type looking struct {
 	load     func(hash string) (structure, bool)
 }
 
-// observe reads the running state. Who answers is asked together with what the expected structure has of the services: only
-// when it was built from another one, that has to be asked again.
-func observe(ctx context.Context, c cli, at looking) (observed, error) {
-	have := observed{open: map[string]bool{}, backs: map[string]bool{}, servers: map[string]map[string]server{}}
-	ask := []string{"show servers state", "show stat -1 7 -1"}
-	all := at.keys == nil || len(at.keys) > manyKeys
-	if !all {
-		ask = commandsFor(at.keys, at.expected)
+// whole reports whether everything is read.
+func (at looking) whole() bool { return at.keys == nil || len(at.keys) > manyKeys }
+
+// commands gives what is asked: who answers, and what the expected structure has of the services.
+func (at looking) commands() []string {
+	if at.whole() {
+		return []string{"show info", "show servers state", "show stat -1 7 -1"}
 	}
-	first := ask[:min(len(ask), batchSize-1)]
-	answers, err := c.do(ctx, append([]string{"show info"}, first...))
+	return append([]string{"show info"}, commandsFor(at.keys, at.expected)...)
+}
+
+// observe reads the running state.
+func observe(ctx context.Context, c cli, at looking) (observed, error) {
+	ask := at.commands()
+	first := min(len(ask), batchSize)
+	answers, err := c.do(ctx, ask[:first])
 	if errors.Is(err, errDown) {
-		return have, nil
+		return nothing(), nil
 	}
 	if err != nil {
-		return have, err
+		return nothing(), err
 	}
+	have, as, err := at.hear(ask[:first], answers)
+	switch {
+	case err != nil:
+		return have, err
+	case !as: // the services may have other proxies than was thought
+		return have, have.ask(ctx, c, commandsFor(at.keys, have.built))
+	}
+	return have, have.ask(ctx, c, ask[first:])
+}
+
+// nothing is what is known of an HAProxy that does not run.
+func nothing() observed {
+	return observed{open: map[string]bool{}, backs: map[string]bool{}, servers: map[string]map[string]server{}}
+}
+
+// hear takes the answers to the first of the commands, and reports whether HAProxy was built as expected. If not, they tell
+// nothing of the services.
+func (at looking) hear(commands, answers []string) (have observed, asExpected bool, err error) {
+	have = nothing()
 	have.alive = true
 	if have.info, err = parseInfo(plain(answers[0])); err != nil {
-		return have, err
+		return have, false, err
 	}
 	if have.hash != "" {
 		have.built, have.known = at.load(have.hash)
 	}
-	if !all && have.built.Hash != at.expected.Hash {
-		return have, have.ask(ctx, c, commandsFor(at.keys, have.built))
+	if !at.whole() && have.built.Hash != at.expected.Hash {
+		return have, false, nil
 	}
-	if err := have.hear(first, answers[1:]); err != nil {
-		return have, err
-	}
-	return have, have.ask(ctx, c, ask[len(first):])
+	return have, true, have.hear(commands[1:], answers[1:])
 }
 
 // commandsFor gives the commands that read the state of services: two for each proxy that has servers.
