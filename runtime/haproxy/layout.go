@@ -13,6 +13,7 @@ import (
 type layout struct {
 	outer    outer
 	sections sections
+	fixed    bool // some section may need a reload for each change of its servers
 }
 
 // structure gives the layout's structure.
@@ -39,7 +40,7 @@ func (d *Driver) layout(want []catalog.Service, built structure) (layout, error)
 			return layout{}, err
 		}
 		if o.static == static {
-			return layout{o, made}, nil
+			return layout{o, made, d.render.made.fixed}, nil
 		}
 		static = o.static // sections depend on it, and it does not depend on how they are made: this happens once
 	}

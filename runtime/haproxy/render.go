@@ -44,6 +44,7 @@ type made struct {
 	built    string // the hash of the structure that names come from
 	static   string
 	sections sections
+	fixed    bool // some section needs a reload for each change of its servers
 }
 
 // desk is what one goroutine needs to render sections.
@@ -163,7 +164,7 @@ func (r *renderer) sections(want []catalog.Service, built structure, static stri
 			}
 		}
 		var old *section
-		if i < len(was.want) && was.want[i].Key == s.Key && was.want[i].Equal(*s) {
+		if i < len(was.want) && catalog.Same(&was.want[i], s) {
 			old = was.sections[at]
 		}
 		if old == nil || !same && (old.outside != static || old.name != built.nameOf(s)) {
@@ -174,7 +175,14 @@ func (r *renderer) sections(want []catalog.Service, built structure, static stri
 	if err := r.renderAll(todo, static, out); err != nil {
 		return nil, err
 	}
-	r.made = made{want, built.Hash, static, out}
+	fixed := false
+	for _, t := range todo {
+		fixed = fixed || out[t.at].static != ""
+	}
+	if was.fixed && !fixed { // perhaps it was one that is gone
+		fixed = slices.ContainsFunc(out, func(s *section) bool { return s.static != "" })
+	}
+	r.made = made{want, built.Hash, static, out, fixed}
 	return out, nil
 }
 

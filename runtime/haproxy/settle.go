@@ -234,7 +234,9 @@ func (d *Driver) describe(v view, r *catalog.Report) {
 		r.Problems = append(r.Problems, catalog.Problem{Source: d.Name(), Subject: key.String(),
 			Reason: "the port cannot be used: " + d.taken[key] + "; the service is offered as soon as it is free"})
 	}
-	r.Problems = append(r.Problems, staticProblems(v.layout.sections)...)
+	if v.layout.fixed {
+		r.Problems = append(r.Problems, staticProblems(v.layout.sections)...)
+	}
 	slices.SortFunc(r.Problems, func(a, b catalog.Problem) int { return strings.Compare(a.Subject, b.Subject) })
 	if !v.have.alive {
 		return

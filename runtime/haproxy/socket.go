@@ -66,12 +66,12 @@ func (s socket) talk(ctx context.Context, text string) (string, error) {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })() // ends what waits
-	if _, err := io.WriteString(conn, text); err != nil {
-		return "", err
-	}
+	_, sendErr := io.WriteString(conn, text)
 	var out bytes.Buffer
 	out.Grow(16 << 10)
-	_, err = out.ReadFrom(conn)
+	if _, err = out.ReadFrom(conn); err == nil {
+		err = sendErr
+	}
 	return strings.TrimSpace(strings.TrimSuffix(out.String(), "\n> ")), err
 }
 

@@ -35,7 +35,7 @@ type Decision struct {
 
 // claim is a service with what decides whether it gets its port.
 type claim struct {
-	catalog.Service
+	*catalog.Service
 	priority int
 	source   string
 }
@@ -45,43 +45,34 @@ type claim struct {
 //
 // The port is given away first and the rest looked at afterwards. A service that is left out so keeps its port from
 // others: its tasks may well listen on it on this very host.
-func (p Policy) Decide(snaps []catalog.Snapshot) Decision {
-	claims := ranked(snaps)
+func (p Policy) Decide(snaps []catalog.Snapshot) Decision { return p.Next(Decision{}, snaps) }
+
+// Next gives what Decide gives. last must be a decision of the same policy: what was wanted then, and comes in the very same
+// form, is wanted again without another look at its servers.
+func (p Policy) Next(last Decision, snaps []catalog.Snapshot) Decision {
 	var d Decision
-	for i := 0; i < len(claims); {
-		owner, end := claims[i], i+1
-		for ; end < len(claims) && claims[end].Key == owner.Key; end++ {
-			d.Problems = append(d.Problems, lost(owner, claims[end]))
+	known := last.Want
+	m := merge(snaps)
+	want := collector{from: m.largest()}
+	for group := m.next(); len(group) > 0; group = m.next() {
+		slices.SortStableFunc(group, claim.outranks)
+		owner := group[0]
+		for _, loser := range group[1:] {
+			d.Problems = append(d.Problems, lost(owner, loser))
 		}
-		if reason := p.refuse(owner.Service); reason == "" {
-			d.Want = append(d.Want, p.offer(owner.Service))
+		for len(known) > 0 && known[0].Key.Compare(owner.Key) < 0 {
+			known = known[1:]
+		}
+		if len(known) > 0 && catalog.Same(&known[0], owner.Service) {
+			want.add(owner.Service)
+		} else if reason := p.refuse(owner.Service); reason == "" {
+			want.add(p.offer(owner.Service))
 		} else {
 			d.Problems = append(d.Problems, problem(owner.Service, reason))
 		}
-		i = end
 	}
+	d.Want = want.list()
 	return d
-}
-
-// ranked gives all services by key, and those of one key with the owner first.
-func ranked(snaps []catalog.Snapshot) []claim {
-	n := 0
-	for _, s := range snaps {
-		n += len(s.Services)
-	}
-	claims := make([]claim, 0, n)
-	for _, s := range snaps {
-		for _, service := range s.Services {
-			claims = append(claims, claim{service, s.Priority, s.Source})
-		}
-	}
-	slices.SortStableFunc(claims, func(a, b claim) int {
-		if c := a.Key.Compare(b.Key); c != 0 {
-			return c
-		}
-		return a.outranks(b)
-	})
-	return claims
 }
 
 // outranks is negative when a gets the port that both want. Services of one source and name are told apart by all that
@@ -90,7 +81,7 @@ func (c claim) outranks(o claim) int {
 	if c := cmp.Or(cmp.Compare(o.priority, c.priority), cmp.Compare(c.source, o.source), cmp.Compare(c.Name, o.Name)); c != 0 {
 		return c
 	}
-	return cmp.Compare(catalog.Format([]catalog.Service{c.Service}), catalog.Format([]catalog.Service{o.Service}))
+	return cmp.Compare(catalog.Format([]catalog.Service{*c.Service}), catalog.Format([]catalog.Service{*o.Service}))
 }
 
 func lost(owner, loser claim) catalog.Problem {
@@ -105,12 +96,12 @@ func lost(owner, loser claim) catalog.Problem {
 		loser.Name, loser.source, owner.Key, owner.Name, owner.source, why))
 }
 
-func problem(s catalog.Service, reason string) catalog.Problem {
+func problem(s *catalog.Service, reason string) catalog.Problem {
 	return catalog.Problem{Source: "policy", Subject: s.Name + " " + s.Key.String(), Reason: reason}
 }
 
 // refuse tells why the service cannot be offered, or nothing.
-func (p Policy) refuse(s catalog.Service) string {
+func (p Policy) refuse(s *catalog.Service) string {
 	if flag, own := p.Reserved[s.Key]; own {
 		return fmt.Sprintf("left out: proxymatic itself listens on port %s; give %s another port to free it", s.Key, flag)
 	}
@@ -125,13 +116,13 @@ func (p Policy) refuse(s catalog.Service) string {
 		s.Servers[i].Addr)
 }
 
-// offer gives the service as it is wanted. It is the same value, slices included, unless something must change.
-func (p Policy) offer(s catalog.Service) catalog.Service {
+// offer gives the service as it is wanted: the same one, unless something must change.
+func (p Policy) offer(s *catalog.Service) *catalog.Service {
 	if !canonical(s.Servers) {
-		one := []catalog.Service{s}
+		one := []catalog.Service{*s}
 		one[0].Servers = slices.Clone(s.Servers)
 		catalog.Sort(one)
-		s = one[0]
+		s = &one[0]
 	}
 	if p.Check != CheckAlways && p.Check != CheckNever {
 		return s
@@ -140,11 +131,12 @@ func (p Policy) offer(s catalog.Service) catalog.Service {
 	if !slices.ContainsFunc(s.Servers, func(v catalog.Server) bool { return v.Check != check }) {
 		return s
 	}
-	s.Servers = slices.Clone(s.Servers)
-	for i := range s.Servers {
-		s.Servers[i].Check = check
+	other := *s
+	other.Servers = slices.Clone(s.Servers)
+	for i := range other.Servers {
+		other.Servers[i].Check = check
 	}
-	return s
+	return &other
 }
 
 func canonical(servers []catalog.Server) bool {

@@ -227,3 +227,23 @@ func TestEveryProblemNamesItsServiceAndPort(t *testing.T) {
 		}
 	})
 }
+
+// What was decided before is no news: the decision is the one that would have been made without it.
+func TestNextDecidesLikeDecide(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, before := drawPolicy(t), drawSnapshots(t)
+		after := append(drawSnapshots(t), before...)[rapid.IntRange(0, len(before)).Draw(t, "gone"):]
+		want, got := text(p.Decide(after)), text(p.Next(p.Decide(before), after))
+		if got != want {
+			t.Fatalf("after another decision\n%s\nwithout one\n%s", got, want)
+		}
+	})
+}
+
+// A change of one service costs no copy of the others: those of the only snapshot are wanted as they are.
+func TestDecideSharesTheListOfTheOnlySnapshot(t *testing.T) {
+	snap := snapshot("marathon", 300, service(1, "a", server("10.0.0.1:1")), service(2, "b"))
+	if got := (Policy{}).Decide([]catalog.Snapshot{snap}).Want; len(got) != 2 || &got[0] != &snap.Services[0] {
+		t.Errorf("got a copy %+v", got)
+	}
+}

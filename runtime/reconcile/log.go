@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -49,6 +50,9 @@ func logChange(log *slog.Logger, driver string, c catalog.Change, drift bool) {
 
 // logProblems logs the difference between two passes' problems.
 func logProblems(log *slog.Logger, old, now []catalog.Problem) {
+	if slices.Equal(old, now) {
+		return
+	}
 	logEach(log, slog.LevelWarn, "problem", without(now, old))
 	logEach(log, slog.LevelInfo, "problem gone", without(old, now))
 }

@@ -120,7 +120,7 @@ func (l *Loop) sourceStates() []SourceState {
 	for _, source := range l.cfg.Sources {
 		s := l.snaps[source.Name()]
 		states = append(states, SourceState{Name: source.Name(), Succeeded: s.Succeeded, Heard: s.Heard, Event: s.Event, Err: s.Err,
-			Services: len(s.Services), Servers: catalog.CountServers(s.Services)})
+			Services: len(s.Services), Servers: l.servers[source.Name()]})
 	}
 	return states
 }

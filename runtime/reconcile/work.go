@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meltwater/proxymatic/runtime/policy"
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
@@ -31,7 +32,7 @@ func (l *Loop) work(ctx context.Context) {
 	}
 	if len(silent) == 0 || l.history.passes > 0 {
 		l.warnAt = time.Time{}
-		l.decision = l.cfg.Policy.Decide(l.snapshots())
+		l.decide()
 		l.apply(ctx)
 		l.history.passes++
 		l.history.took = time.Since(began)
@@ -39,6 +40,15 @@ func (l *Loop) work(ctx context.Context) {
 	pass := l.newPass(time.Now())
 	logProblems(l.cfg.Log, l.Pass().Problems, pass.Problems)
 	l.latest.Store(pass)
+}
+
+// decide makes the decision. What the last one says of services that are the same now need not be thought of again.
+func (l *Loop) decide() {
+	var last policy.Decision
+	if l.decided {
+		last = l.decision
+	}
+	l.decision, l.decided = l.cfg.Policy.Next(last, l.snapshots()), true
 }
 
 // apply lets the drivers apply the decision at the same time: one that must wait for its proxy costs the others nothing. Then it
@@ -153,9 +163,12 @@ func (l *Loop) snapshots() []catalog.Snapshot {
 // forget drops the snapshots of sources that the configuration has no more. Until then they count: a source that came
 // in their place may not have spoken yet.
 func (l *Loop) forget() {
-	maps.DeleteFunc(l.snaps, func(name string, _ catalog.Snapshot) bool {
-		return !slices.ContainsFunc(l.cfg.Sources, func(s Source) bool { return s.Name() == name })
-	})
+	for name := range l.snaps {
+		if !slices.ContainsFunc(l.cfg.Sources, func(s Source) bool { return s.Name() == name }) {
+			delete(l.snaps, name)
+			delete(l.servers, name)
+		}
+	}
 }
 
 // silent gives the sources that could never be read, with the reason.
