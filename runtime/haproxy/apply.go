@@ -36,7 +36,7 @@ type view struct {
 // Plan observes the proxy and tells what Apply would do now.
 func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
-	v, err := d.view(ctx, want, nil)
+	v, err := d.view(ctx, want, nil, nil)
 	if err != nil {
 		return catalog.Report{}, err
 	}
@@ -57,8 +57,9 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 	var r catalog.Report
 	var errs []error
 	var seen *observed
+	proven := d.verified
 	for tries := 1; ; tries++ {
-		v, err := d.view(ctx, want, seen)
+		v, err := d.view(ctx, want, proven, seen)
 		if err != nil {
 			d.Resync()
 			return r, errors.Join(append(errs, err)...)
@@ -70,11 +71,12 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 		if len(v.plan.steps) == 0 && !load || tries == maxTries {
 			return d.settle(ctx, v, r, errs)
 		}
-		at := looking{v.keys, d.built, d.structureOf}
+		at := d.looking(v.keys)
 		if load {
 			at.keys = nil // it will be another process
 		}
 		var refused []error
+		proven = nil // from now on all is proven anew
 		refused, seen, err = d.act(ctx, v.plan.steps, at, &r)
 		if err != nil {
 			d.Resync()
@@ -93,23 +95,24 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 
 // view observes what has changed, unless it was seen already, and plans. Everything is observed when the process is another one,
 // and before a load, which concerns all services.
-func (d *Driver) view(ctx context.Context, want []catalog.Service, seen *observed) (view, error) {
+func (d *Driver) view(ctx context.Context, want []catalog.Service, proven sections, seen *observed) (view, error) {
 	expected, err := d.layout(want, d.built)
 	if err != nil {
 		return view{}, err
 	}
-	keys := d.touched(expected.sections)
-	v, err := d.viewOf(ctx, want, keys, seen)
-	if err == nil && keys != nil && v.have.alive && (v.have.pid != d.pid || len(v.plan.reloads) > 0) {
-		return d.viewOf(ctx, want, nil, nil)
+	at := d.looking(d.touched(expected.sections))
+	at.proven = proven
+	v, err := d.viewOf(ctx, want, at, seen)
+	if err == nil && at.keys != nil && v.have.alive && (v.have.pid != d.pid || len(v.plan.reloads) > 0) {
+		return d.viewOf(ctx, want, d.looking(nil), nil)
 	}
 	return v, err
 }
 
 // viewOf observes the services with the given keys, nil for all, and plans. A service whose port somebody has is left out.
-func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []catalog.Key, seen *observed) (view, error) {
+func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, at looking, seen *observed) (view, error) {
 	if seen == nil {
-		have, err := d.observe(ctx, keys)
+		have, err := d.observe(ctx, at)
 		if err != nil {
 			return view{}, err
 		}
@@ -118,7 +121,7 @@ func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []cata
 	have := *seen
 	have.deaf = !have.alive && d.process.deaf()
 	for {
-		v := view{keys: keys, have: have}
+		v := view{keys: at.keys, have: have}
 		var err error
 		if v.layout, err = d.layout(want, have.built); err != nil {
 			return view{}, err
@@ -126,8 +129,8 @@ func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, keys []cata
 		if d.quarantineOwn(v) {
 			continue
 		}
-		v.plan = makePlan(v.layout.sections, v.layout.outer, have, keys, d.overdue())
-		if keys != nil && have.alive && len(v.plan.reloads) > 0 {
+		v.plan = makePlan(v.layout.sections, v.layout.outer, have, at.keys, d.overdue())
+		if at.keys != nil && have.alive && len(v.plan.reloads) > 0 {
 			return v, nil // too little is known to tell which ports are new
 		}
 		found, err := d.ports.look(slices.Collect(maps.Keys(v.unproven())), have.pid, false)
@@ -157,11 +160,16 @@ func (d *Driver) touched(want sections) []catalog.Key {
 	return slices.Compact(keys)
 }
 
+// looking gives what is known before a look at services.
+func (d *Driver) looking(keys []catalog.Key) looking {
+	return looking{keys: keys, expected: d.built, load: d.structureOf}
+}
+
 // observe reads the running state. Just after a reload the old worker may still answer; its answers mean nothing.
-func (d *Driver) observe(ctx context.Context, keys []catalog.Key) (observed, error) {
+func (d *Driver) observe(ctx context.Context, at looking) (observed, error) {
 	deadline := d.now().Add(stoppingFor)
 	for {
-		have, err := observe(ctx, d.cli, looking{keys, d.built, d.structureOf})
+		have, err := observe(ctx, d.cli, at)
 		if err == nil && have.stopping {
 			err = fmt.Errorf("the HAProxy that answers (pid %d) is stopping", have.pid)
 			if d.now().Before(deadline) {

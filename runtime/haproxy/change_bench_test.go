@@ -1,8 +1,10 @@
 package haproxy
 
 import (
+	"context"
 	"net/netip"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,12 +25,25 @@ func BenchmarkRealChange5000(b *testing.B) {
 	}
 	h.apply(want)
 	h.apply(want)
+	var group sync.WaitGroup
+	ctx, cancel := context.WithCancel(b.Context())
+	defer group.Wait()
+	defer cancel()
+	group.Go(func() { _ = h.driver.Run(ctx, func() {}) })
+	time.Sleep(500 * time.Millisecond)
+	for _, pause := range []time.Duration{0, 10 * time.Millisecond, 50 * time.Millisecond} {
+		b.Run("pause="+pause.String(), func(b *testing.B) { want = changes(b, h, want, pause) })
+	}
+}
+
+// changes makes a change an operation, with pauses between, and gives what is wanted in the end.
+func changes(b *testing.B, h *rig, want []catalog.Service, pause time.Duration) []catalog.Service {
 	more := catalog.Server{Addr: netip.MustParseAddrPort("127.0.0.1:9"), Weight: catalog.DefaultWeight}
 	var took []time.Duration
 	began := spent(b)
 	for i := 0; b.Loop(); i++ {
 		want = slices.Clone(want)
-		if s := &want[i/2%len(want)]; i%2 == 0 {
+		if s := &want[i/2%len(want)]; len(s.Servers) == 5 {
 			s.Servers = append(slices.Clone(s.Servers), more)
 		} else {
 			s.Servers = slices.Clone(s.Servers[:5])
@@ -38,10 +53,14 @@ func BenchmarkRealChange5000(b *testing.B) {
 			b.Fatalf("report %+v", r)
 		}
 		took = append(took, time.Since(at))
+		if pause > 0 {
+			time.Sleep(pause)
+		}
 	}
 	b.ReportMetric(float64(spent(b)-began)/float64(b.N)/1e6, "cpu-ms/op")
 	slices.Sort(took)
 	b.ReportMetric(took[len(took)/2].Seconds()*1000, "p50-ms")
+	return want
 }
 
 // spent is the processor time of this process so far.

@@ -244,7 +244,7 @@ func TestRealFailedChecksAreCarriedOverAReload(t *testing.T) {
 	if r := h.apply([]catalog.Service{s, service(p[1], live)}); len(r.Reloads) != 1 {
 		t.Fatalf("reloads %q", r.Reloads)
 	}
-	have, err := h.driver.observe(t.Context(), nil)
+	have, err := h.driver.observe(t.Context(), h.driver.looking(nil))
 	if err != nil {
 		t.Fatal(err)
 	}

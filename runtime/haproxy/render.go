@@ -155,17 +155,22 @@ func (r *renderer) sections(want []catalog.Service, built structure, static stri
 	i, at := 0, 0 // of was.want, and of its section
 	for k := range want {
 		s := &want[k]
+		known := i < len(was.want) && catalog.Same(&was.want[i], s)
+		if !known {
+			for ; i < len(was.want) && was.want[i].Key.Compare(s.Key) < 0; i++ {
+				if r.offers(&was.want[i]) {
+					at++
+				}
+			}
+			known = i < len(was.want) && catalog.Same(&was.want[i], s)
+		}
 		if !r.offers(s) {
 			continue
 		}
-		for ; i < len(was.want) && was.want[i].Key.Compare(s.Key) < 0; i++ {
-			if r.offers(&was.want[i]) {
-				at++
-			}
-		}
 		var old *section
-		if i < len(was.want) && catalog.Same(&was.want[i], s) {
+		if known {
 			old = was.sections[at]
+			i, at = i+1, at+1
 		}
 		if old == nil || !same && (old.outside != static || old.name != built.nameOf(s)) {
 			todo = append(todo, task{len(out), s, built.nameOf(s)})

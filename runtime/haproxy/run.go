@@ -10,7 +10,9 @@ import (
 )
 
 const (
-	flushDelay = 200 * time.Millisecond // haproxy.cfg is this much behind the running process, at most
+	flushDelay = 200 * time.Millisecond // haproxy.cfg is this much behind the running process, where a write takes a moment
+	flushShare = 25                     // a large file is written for one in so many parts of the time
+	flushLimit = time.Second            // and is at most this much behind
 	flushRetry = 5 * time.Second        // after a write that failed
 )
 
@@ -24,7 +26,8 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 	flush, alarm := time.NewTimer(0), time.NewTimer(0)
 	flush.Stop()
 	alarm.Stop()
-	due := false // whether flush is set
+	due := false       // whether flush is set
+	var rest time.Time // no write before
 	for {
 		select {
 		case <-ctx.Done():
@@ -35,10 +38,12 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 		case <-d.file.changed:
 			if !due { // changes that go on must not put it off
 				due = true
-				flush.Reset(flushDelay)
+				flush.Reset(max(flushDelay, time.Until(rest)))
 			}
 		case <-flush.C:
+			began := time.Now()
 			due = d.flush(flush, wake)
+			rest = time.Now().Add(min(flushShare*time.Since(began), flushLimit))
 		case t := <-d.alarm:
 			alarm.Reset(t)
 		case <-alarm.C:

@@ -55,7 +55,9 @@ func (p Policy) Next(last Decision, snaps []catalog.Snapshot) Decision {
 	m := merge(snaps)
 	want := collector{from: m.largest()}
 	for group := m.next(); len(group) > 0; group = m.next() {
-		slices.SortStableFunc(group, claim.outranks)
+		if len(group) > 1 {
+			slices.SortStableFunc(group, claim.outranks)
+		}
 		owner := group[0]
 		for _, loser := range group[1:] {
 			d.Problems = append(d.Problems, lost(owner, loser))
@@ -64,6 +66,7 @@ func (p Policy) Next(last Decision, snaps []catalog.Snapshot) Decision {
 			known = known[1:]
 		}
 		if len(known) > 0 && catalog.Same(&known[0], owner.Service) {
+			known = known[1:]
 			want.add(owner.Service)
 		} else if reason := p.refuse(owner.Service); reason == "" {
 			want.add(p.offer(owner.Service))
