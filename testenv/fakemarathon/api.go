@@ -185,7 +185,12 @@ func (c *Cluster) oneApp(path string, s state, f Faults) answer {
 	if !found {
 		return c.oneRaw(id, s)
 	}
-	tasks := slices.DeleteFunc(slices.Clone(s.tasks), func(t Task) bool { return t.AppID != id })
+	var tasks []Task
+	for i := range s.tasks { // without a copy of all: there may be 25,000
+		if s.tasks[i].AppID == id {
+			tasks = append(tasks, s.tasks[i])
+		}
+	}
 	switch {
 	case hasVersion:
 		d, known := a.find(version)

@@ -24,8 +24,13 @@ func (s state) clone() state {
 	return state{maps.Clone(s.apps), slices.Clone(s.raws), slices.Clone(s.tasks)}
 }
 
+// task finds a task's place, -1 when there is none. The newest are found first: they are those that most happens to.
 func (s state) task(id string) int {
-	return slices.IndexFunc(s.tasks, func(t Task) bool { return t.ID == id })
+	i := len(s.tasks) - 1
+	for i >= 0 && s.tasks[i].ID != id {
+		i--
+	}
+	return i
 }
 
 // Cluster is what all replicas share: apps, versions, tasks, event streams and callbacks. All methods may be called
