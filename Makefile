@@ -35,9 +35,10 @@ test: go gcc haproxy pen etcd ## unit tests, and those with real HAProxy, pen an
 e2e: go haproxy pen etcd ## end-to-end tests: the real binary with real HAProxy, pen and etcd under load
 	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
 
-bench: go haproxy pen etcd ## measure how fast changes are served, with SERVICES (100, or 1000) services
+bench: go haproxy pen etcd ## measure how fast changes are served, with SERVICES (100, or 1000) services, and one among 5,000
 	go test -run '^$$' -bench . $(TESTFLAGS) -p 1 ./runtime/haproxy ./pen ./sources/registrator
 	go test -run '^$$' -bench './services=$(SERVICES)$$' -benchtime 1x -timeout 60m $(TESTFLAGS) ./testenv/bench
+	go test -run '^$$' -bench 'Change/services=5000$$' -benchtime 1x -timeout 60m $(TESTFLAGS) ./testenv/bench
 	go test -run '^$$' -bench Pen -benchtime 1x -timeout 60m $(TESTFLAGS) ./testenv/bench
 
 fuzz: go ## fuzz each parser, with FUZZTIME (10000x) inputs
