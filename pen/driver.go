@@ -105,9 +105,9 @@ func (d *Driver) Resync() { d.resync.Store(true) }
 // mine gives the services that pen should offer.
 func (d *Driver) mine(want []catalog.Service) []catalog.Service {
 	var out []catalog.Service
-	for _, s := range want {
-		if s.Proto == catalog.UDP || d.config.TCP {
-			out = append(out, s)
+	for i := range want { // thousands that are HAProxy's may be among them, so without a copy of each
+		if s := &want[i]; s.Proto == catalog.UDP || d.config.TCP {
+			out = append(out, *s)
 		}
 	}
 	return out

@@ -36,7 +36,7 @@ type view struct {
 // Plan observes the proxy and tells what Apply would do now.
 func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
-	v, err := d.view(ctx, want, nil, nil)
+	v, err := d.view(ctx, want, nil)
 	if err != nil {
 		return catalog.Report{}, err
 	}
@@ -51,15 +51,15 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 	return r, v.blocked
 }
 
-// Apply makes HAProxy offer what is wanted: it observes, plans, acts, and reads back until nothing is left to do.
+// Apply makes HAProxy offer what is wanted: it observes, plans, acts, and reads back until nothing is left to do. What changed of
+// services that were proven it changes first.
 func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
 	var r catalog.Report
 	var errs []error
-	var seen *observed
-	proven := d.verified
+	seen := d.hasten(ctx, want, &r)
 	for tries := 1; ; tries++ {
-		v, err := d.view(ctx, want, proven, seen)
+		v, err := d.view(ctx, want, seen)
 		if err != nil {
 			d.Resync()
 			return r, errors.Join(append(errs, err)...)
@@ -76,7 +76,6 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 			at.keys = nil // it will be another process
 		}
 		var refused []error
-		proven = nil // from now on all is proven anew
 		refused, seen, err = d.act(ctx, v.plan.steps, at, &r)
 		if err != nil {
 			d.Resync()
@@ -95,15 +94,14 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 
 // view observes what has changed, unless it was seen already, and plans. Everything is observed when the process is another one,
 // and before a load, which concerns all services.
-func (d *Driver) view(ctx context.Context, want []catalog.Service, proven sections, seen *observed) (view, error) {
+func (d *Driver) view(ctx context.Context, want []catalog.Service, seen *observed) (view, error) {
 	expected, err := d.layout(want, d.built)
 	if err != nil {
 		return view{}, err
 	}
 	at := d.looking(d.touched(expected.sections))
-	at.proven = proven
 	v, err := d.viewOf(ctx, want, at, seen)
-	if err == nil && at.keys != nil && v.have.alive && (v.have.pid != d.pid || len(v.plan.reloads) > 0) {
+	if err == nil && at.keys != nil && v.have.alive && (v.have.pid != d.last.pid || len(v.plan.reloads) > 0) {
 		return d.viewOf(ctx, want, d.looking(nil), nil)
 	}
 	return v, err
@@ -296,7 +294,7 @@ func (d *Driver) overdue() []catalog.Key {
 
 // drift gives the steps that repair what somebody else changed: on services that were proven and are still wanted so.
 func (d *Driver) drift(v view) []catalog.Change {
-	if d.verified == nil || v.have.pid != d.pid || v.keys != nil {
+	if d.verified == nil || v.have.pid != d.last.pid || v.keys != nil {
 		return nil // what was looked at because it changed has not drifted
 	}
 	var out []catalog.Change

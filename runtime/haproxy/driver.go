@@ -54,7 +54,7 @@ type Driver struct {
 
 	// What follows belongs to Plan and Apply, which are never called at the same time. It is a memory of what was proven,
 	// to look at less, and of when things began; nothing breaks when it is lost.
-	pid      int
+	last     info // who answered the last pass
 	built    structure
 	verified sections                  // what the last passes proved; nil when that is nothing
 	leaving  map[string]leaving        // removed servers that still have connections, by path

@@ -33,14 +33,9 @@ const manyKeys = 64
 
 // looking is what a driver knows before it looks: the services with these keys are looked at, nil for all, and HAProxy most
 // probably runs what it was built from.
-//
-// proven are services of which only the servers are asked for: that their frontends are open, and the servers' connection
-// limits, is believed until the change is read back. `show stat` walks through all proxies to find one, which takes half a
-// millisecond at 5,000, and a change would wait for it.
 type looking struct {
 	keys     []catalog.Key
 	expected structure
-	proven   sections
 	load     func(hash string) (structure, bool)
 }
 
@@ -52,7 +47,7 @@ func (at looking) commands() []string {
 	if at.whole() {
 		return []string{"show info", "show servers state", "show stat -1 7 -1"}
 	}
-	return append([]string{"show info"}, at.commandsFor(at.expected)...)
+	return append([]string{"show info"}, commandsFor(at.keys, at.expected)...)
 }
 
 // observe reads the running state.
@@ -71,12 +66,9 @@ func observe(ctx context.Context, c cli, at looking) (observed, error) {
 	case err != nil:
 		return have, err
 	case !as: // the services may have other proxies than was thought
-		err = have.ask(ctx, c, at.commandsFor(have.built))
-	default:
-		err = have.ask(ctx, c, ask[first:])
+		return have, have.ask(ctx, c, commandsFor(at.keys, have.built))
 	}
-	have.believe(at)
-	return have, err
+	return have, have.ask(ctx, c, ask[first:])
 }
 
 // nothing is what is known of an HAProxy that does not run.
@@ -101,52 +93,19 @@ func (at looking) hear(commands, answers []string) (have observed, asExpected bo
 	return have, true, have.hear(commands[1:], answers[1:])
 }
 
-// commandsFor gives the commands that read the state of the services: two for each proxy that has servers.
-func (at looking) commandsFor(built structure) []string {
+// commandsFor gives the commands that read the state of services: two for each proxy that has servers.
+func commandsFor(keys []catalog.Key, built structure) []string {
 	var out []string
-	for _, key := range at.keys {
+	for _, key := range keys {
 		b, _ := built.service(key)
-		proven := at.believed(key)
 		for _, p := range b.Proxies {
 			if p.Back {
 				out = append(out, showState+p.Name)
 			}
-			if proven == nil {
-				out = append(out, "show stat "+p.Name+" 7 -1")
-			}
+			out = append(out, "show stat "+p.Name+" 7 -1")
 		}
 	}
 	return out
-}
-
-// believed gives the section of a service that was proven, nil when it was not.
-func (at looking) believed(key catalog.Key) *section {
-	if s := at.proven.find(key); s != nil && len(s.proxies) > 0 {
-		return s
-	}
-	return nil
-}
-
-// believe adds what is not asked of the proven services.
-func (h *observed) believe(at looking) {
-	for _, key := range at.keys {
-		b, ok := h.built.service(key)
-		proven := at.believed(key)
-		if !ok || proven == nil || at.whole() {
-			continue
-		}
-		for _, p := range b.Proxies {
-			if p.Front {
-				h.open[p.Name] = true
-			}
-			for _, line := range proven.lines(p.Name) {
-				if s, ok := h.servers[p.Name][line.name]; ok {
-					s.maxconn = line.maxconn
-					h.servers[p.Name][line.name] = s
-				}
-			}
-		}
-	}
 }
 
 // showState begins the command for the state of a backend's servers.
@@ -175,7 +134,6 @@ func (h *observed) hear(commands, answers []string) error {
 		var err error
 		if strings.HasPrefix(command+" ", showState) {
 			err = parseState(plain(answers[i]), h.servers)
-			h.backs[strings.TrimPrefix(command, showState)] = true
 		} else {
 			err = h.parseStat(plain(answers[i]))
 		}

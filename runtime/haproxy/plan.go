@@ -9,6 +9,12 @@ import (
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
+// The actions that take something away.
+const (
+	removeServer  = "remove server"
+	pauseFrontend = "pause frontend"
+)
+
 // step is one change through the stats socket.
 type step struct {
 	key      catalog.Key
@@ -121,7 +127,7 @@ func (p *plan) fronts(key catalog.Key, b builtService, have observed, open bool)
 		if !proxy.Front || have.open[proxy.Name] == open {
 			continue
 		}
-		action, command := "pause frontend", "disable frontend "+proxy.Name
+		action, command := pauseFrontend, "disable frontend "+proxy.Name
 		if open {
 			action, command = "open frontend", "enable frontend "+proxy.Name
 		}
@@ -143,7 +149,7 @@ func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *
 		}
 		path := proxy.Name + "/" + name
 		if running[name].admin&adminMaint == 0 {
-			p.add(key, b, name, "remove server", "disable server "+path)
+			p.add(key, b, name, removeServer, "disable server "+path)
 		}
 		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: []string{"del server " + path}})
 	}

@@ -18,13 +18,7 @@ func runs(t *testing.T, d *Driver, services []catalog.Service) observed {
 	have := observed{info: info{pid: 7, version: "2.6.12", hash: l.structure().Hash}, alive: true, known: true, built: l.structure(),
 		open: map[string]bool{}, backs: map[string]bool{}, servers: map[string]map[string]server{}}
 	for _, s := range l.sections {
-		for _, p := range s.proxies {
-			have.open[p.name], have.backs[p.name] = true, true
-			have.servers[p.name] = map[string]server{}
-			for _, line := range p.servers {
-				have.servers[p.name][line.name] = server{addr: line.addr, weight: line.weight, maxconn: line.maxconn, checked: line.checked, up: true}
-			}
-		}
+		have.suppose(s)
 	}
 	return have
 }

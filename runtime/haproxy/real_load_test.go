@@ -64,14 +64,14 @@ func TestRealRefusedConfigurationLeavesTheOldOneServing(t *testing.T) {
 	p := freePorts(t, 2)
 	a, b := backend(t, "a"), backend(t, "b")
 	h.apply([]catalog.Service{service(p[0], a)})
-	pid := h.driver.pid
+	pid := h.driver.last.pid
 	h.config.TemplateFile = writeTemplate(t, "    no-such-keyword\n", "")
 	h.restart()
 	r, err := h.driver.Apply(t.Context(), []catalog.Service{service(p[0], b), service(p[1], a)})
 	if err == nil || !strings.Contains(err.Error(), "no-such-keyword") {
 		t.Errorf("error %v, want HAProxy's words about no-such-keyword", err)
 	}
-	if got, askErr := ask(p[0]); got != "b" || len(r.Reloads) != 0 || h.driver.pid != pid {
+	if got, askErr := ask(p[0]); got != "b" || len(r.Reloads) != 0 || h.driver.last.pid != pid {
 		t.Errorf("service %q, %v, reloads %q: want the change of servers and no reload", got, askErr, r.Reloads)
 	}
 	h.config.TemplateFile = ""
@@ -259,7 +259,7 @@ func TestRealStatsSocketThatIsGone(t *testing.T) {
 	p := freePorts(t, 1)
 	a, b := backend(t, "a"), backend(t, "b")
 	h.apply([]catalog.Service{service(p[0], a)})
-	old := h.driver.pid
+	old := h.driver.last.pid
 	if err := os.Remove(h.config.Socket); err != nil {
 		t.Fatal(err)
 	}

@@ -68,10 +68,10 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 
 // remember keeps what was proven.
 func (d *Driver) remember(v view, waiting map[catalog.Key]bool) {
-	if v.have.pid != d.pid {
-		d.pid = v.have.pid
-		replace(d.worker, d.pid)
+	if v.have.pid != d.last.pid {
+		replace(d.worker, v.have.pid)
 	}
+	d.last = v.have.info
 	if v.keys == nil {
 		d.verified, d.gone = slices.Clone(v.layout.sections), d.stillGone(v)
 		for key := range waiting {
