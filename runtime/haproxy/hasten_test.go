@@ -1,0 +1,155 @@
+package haproxy
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// counted notes what is sent.
+type counted struct {
+	cli
+	batches [][]string
+}
+
+func (c *counted) do(ctx context.Context, commands []string) ([]string, error) {
+	c.batches = append(c.batches, slices.Clone(commands))
+	return c.cli.do(ctx, commands)
+}
+
+// simulated gives a driver that has brought services up in a simulated HAProxy, and what it sends from now on.
+func simulated(t *testing.T, want ...catalog.Service) (*sim, *Driver, *counted) {
+	t.Helper()
+	dir := t.TempDir()
+	s, d, err := newSim(Config{ConfigFile: filepath.Join(dir, "haproxy.cfg"), Start: Managed, Reload: Managed, Socket: "/run/s", RunDir: dir,
+		BindAddress: netip.MustParseAddr("127.0.0.1"), MaxConnections: 100, Drain: time.Minute, ReleaseAfter: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Apply(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+	c := &counted{cli: d.cli}
+	d.cli = c
+	return s, d, c
+}
+
+func TestServerOfAProvenServiceIsAddedInOneBatch(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2")
+	_, d, c := simulated(t, service(80, a[0]))
+	if _, err := d.Apply(t.Context(), []catalog.Service{service(80, a...)}); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.batches) != 1 || !strings.HasPrefix(c.batches[0][0], "add server s80.test-80/10.0.0.2:2 ") || c.batches[0][2] != "show info" {
+		t.Errorf("sent %q, want one batch that adds first and looks then", c.batches)
+	}
+}
+
+func TestServerIsRemovedAfterALook(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2")
+	_, d, c := simulated(t, service(80, a...))
+	if _, err := d.Apply(t.Context(), []catalog.Service{service(80, a[1])}); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.batches) != 3 || c.batches[0][0] != "show info" || c.batches[1][0] != "disable server s80.test-80/10.0.0.1:1" {
+		t.Errorf("sent %q, want a look, then the removal with another look, then the deletion", c.batches)
+	}
+}
+
+func TestWhatWasBelievedWronglyIsPutRightInTheSamePass(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2")
+	want := []catalog.Service{service(80, a...)}
+	for name, change := range map[string]func(*sim){
+		"somebody paused the frontend":      func(s *sim) { s.worker.proxies[0].paused = true },
+		"somebody removed the other server": func(s *sim) { s.worker.proxies[0].servers = nil },
+		"somebody restarted HAProxy":        func(s *sim) { s.restart() },
+		"HAProxy died":                      func(s *sim) { s.pass(time.Minute); s.worker = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, d, _ := simulated(t, service(80, a[0]))
+			change(s)
+			if _, err := d.Apply(t.Context(), want); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.worker.traffic(); len(got) != len(a) {
+				t.Errorf("traffic goes to %v, want %v", got, a)
+			}
+		})
+	}
+}
+
+// A file that we wrote is not read again, so what others write into it must be noticed.
+func TestForeignChangesOfTheFileStay(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2", "10.0.0.3:3")
+	for name, edit := range map[string]func(path string, text []byte) error{
+		"in place": func(path string, text []byte) error { return os.WriteFile(path, append(text, '\n'), 0o644) },
+		"by another file": func(path string, text []byte) error {
+			if err := os.WriteFile(path+".new", text, 0o644); err != nil {
+				return err
+			}
+			return os.Rename(path+".new", path)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, d, _ := simulated(t, service(80, a[0]), service(81, a[0]))
+			for i := range a {
+				if _, err := d.Apply(t.Context(), []catalog.Service{service(80, a[:i+1]...), service(81, a[0])}); err != nil {
+					t.Fatal(err)
+				}
+				if err := d.file.flush(); err != nil {
+					t.Fatal(err)
+				}
+				raw, err := os.ReadFile(d.config.ConfigFile)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i > 0 && (!strings.Contains(string(raw), "# by hand") || !strings.Contains(string(raw), "server "+a[i].String()+" ")) {
+					t.Errorf("the file is now\n%s", raw)
+				}
+				if err := edit(d.config.ConfigFile, []byte(strings.Replace(string(raw), "# Old work", "# by hand ", 1))); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestDiffering(t *testing.T) {
+	one, two, three, other := &section{key: catalog.Key{Port: 1}}, &section{key: catalog.Key{Port: 2}}, &section{key: catalog.Key{Port: 3}}, &section{key: catalog.Key{Port: 2}}
+	for name, c := range map[string]struct {
+		a, b sections
+		want []uint16
+	}{
+		"nothing":               {nil, nil, nil},
+		"the same":              {sections{one, two}, sections{one, two}, nil},
+		"one that came":         {sections{one, two, three}, sections{one, three}, []uint16{2}},
+		"one that went":         {sections{one, three}, sections{one, two, three}, []uint16{2}},
+		"one that is another":   {sections{one, two, three}, sections{one, other, three}, []uint16{2}},
+		"all that came or went": {sections{one}, sections{two, three}, []uint16{1, 2, 3}},
+	} {
+		var got []uint16
+		for _, key := range differing(c.a, c.b) {
+			got = append(got, key.Port)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func TestRowsWithQuotes(t *testing.T) {
+	row, rest, ok := nextRow(nil, "a,\"b,\n\"\"\",\nc")
+	if !slices.Equal(row, []string{"a", "\"b,\n\"\"\"", ""}) || rest != "c" || !ok {
+		t.Errorf("%q %q %v", row, rest, ok)
+	}
+	if _, _, ok := nextRow(nil, `a,"b`); ok {
+		t.Error("a quote that does not end is taken for one that does")
+	}
+}
