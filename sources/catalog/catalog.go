@@ -168,8 +168,8 @@ func Same(a, b *Service) bool {
 // CountServers is the number of servers of all services together.
 func CountServers(services []Service) int {
 	n := 0
-	for _, s := range services {
-		n += len(s.Servers)
+	for i := range services {
+		n += len(services[i].Servers)
 	}
 	return n
 }

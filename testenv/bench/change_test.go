@@ -30,7 +30,7 @@ func BenchmarkChange(b *testing.B) {
 		p := w.probe()
 		idle := w.idle()
 		var added, removed []time.Duration
-		requests, began, cpu := w.site.Marathon.Requests(), time.Now(), w.cpu()
+		requests, passes, began, cpu := w.site.Marathon.Requests(), w.passes(), time.Now(), w.cpu()
 		for w.Loop() {
 			for range changePairs {
 				added = append(added, p.add())
@@ -44,6 +44,7 @@ func BenchmarkChange(b *testing.B) {
 		w.requests(requests, changes)
 		b.ReportMetric((spent-idle*took)*1000/changes, "cpu-ms/change")
 		b.ReportMetric(idle*1000, "idle-cpu-ms/s")
+		b.ReportMetric((w.passes()-passes)/changes, "passes/change")
 		b.ReportMetric(changes/took, "changes/s")
 		b.ReportMetric(w.memory(), "rss-MB")
 		w.report("add-floor", p.floor())
@@ -65,6 +66,14 @@ func (w bench) idle() float64 {
 	before := w.cpu()
 	time.Sleep(look)
 	return (w.cpu() - before).Seconds() / look.Seconds()
+}
+
+// passes is how many passes proxymatic has made.
+func (w bench) passes() float64 {
+	w.Helper()
+	s, err := w.host.Status(w.ctx)
+	w.must(err)
+	return float64(s.Pass.Count)
 }
 
 // requests reports how many of each kind Marathon got since.
