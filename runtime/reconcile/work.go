@@ -62,9 +62,15 @@ func (l *Loop) apply(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) }) // what has begun, a reload say, is finished
 	defer stop()
 	reports, errs := make([]catalog.Report, len(l.drivers)), make([]error, len(l.drivers))
+	apply := func(i int) { reports[i], errs[i] = l.drivers[i].Apply(limited, l.decision.Want) }
 	var group sync.WaitGroup
-	for i, d := range l.drivers {
-		group.Go(func() { reports[i], errs[i] = d.Apply(limited, l.decision.Want) })
+	for i := range l.drivers {
+		if i > 0 {
+			group.Go(func() { apply(i) })
+		}
+	}
+	if len(l.drivers) > 0 {
+		apply(0) // here, since another thread would have to wake up first
 	}
 	group.Wait()
 	for i := range l.drivers {
