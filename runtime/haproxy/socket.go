@@ -1,11 +1,9 @@
 package haproxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"strings"
@@ -36,43 +34,21 @@ type socket struct {
 	path string
 }
 
-// do sends at most batchSize commands and gives an answer for each. The answers are framed by prompts, counted, and end in a
-// sentinel, so that a connection which was cut is not taken for an answer.
+// do sends at most batchSize commands and gives an answer for each. client-native reads until the peer closes and reports
+// neither a cut connection nor its own time-out, so the answers are framed by prompts, counted, and end in a sentinel.
 func (s socket) do(ctx context.Context, commands []string) ([]string, error) {
 	for _, c := range commands {
 		if strings.ContainsAny(c, "\n\r;") {
 			return nil, fmt.Errorf("command %q: a line break or ';' would begin another command", c)
 		}
 	}
-	text, cut := s.talk(ctx, "set severity-output number;prompt\n"+strings.Join(commands, ";")+"\nshow version\nquit\n")
-	if errors.Is(cut, errDown) || errors.Is(cut, fs.ErrPermission) {
-		return nil, cut
-	}
-	answers, err := splitAnswers(text, len(commands))
-	if err != nil && cut != nil {
-		return nil, fmt.Errorf("%w on %s: %w", errUnanswered, s.path, cut)
-	}
-	return answers, err
-}
-
-// talk sends a text on a connection of its own and gives what comes back until the other side closes it. client-native's way
-// takes twice as much of the processor for it, of which a change of servers needs most.
-func (s socket) talk(ctx context.Context, text string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
-	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", s.path)
+	text, err := s.exchange(ctx, func(single *runtime.SingleRuntime) (string, error) {
+		return single.ExecuteRaw("prompt\n" + strings.Join(commands, ";") + "\nshow version\nquit")
+	})
 	if err != nil {
-		return "", dialError(err)
+		return nil, err
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })() // ends what waits
-	_, sendErr := io.WriteString(conn, text)
-	var out bytes.Buffer
-	out.Grow(16 << 10)
-	if _, err = out.ReadFrom(conn); err == nil {
-		err = sendErr
-	}
-	return strings.TrimSpace(strings.TrimSuffix(out.String(), "\n> ")), err
+	return splitAnswers(text, len(commands))
 }
 
 // exchange lets client-native talk on a connection of its own, no longer than ctx lets it.
