@@ -1,6 +1,7 @@
 package marathon
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -23,6 +24,7 @@ type agenda struct {
 	list   time.Time // when everything is to be read
 	why    reason    // of that
 
+	took  time.Duration // the last list
 	gap   time.Duration // since the last list that events had read
 	asked time.Time     // when that was
 
@@ -71,6 +73,7 @@ const (
 	polled reason = iota
 	announced
 	settled // an event had announced what the list before did not show
+	hinted  // by a callback, of which nothing is believed
 )
 
 func newAgenda(settle time.Duration, first time.Time) agenda {
@@ -93,6 +96,13 @@ func (g *agenda) everything(now time.Time) {
 	g.soon(max(0, g.asked.Add(g.gap).Sub(now)), now, announced)
 }
 
+// hint has the list read because of callbacks: at most once a second and for a tenth of the time, since whoever reaches our port
+// can send some.
+func (g *agenda) hint(now time.Time) {
+	gap := min(max(firstGap, 10*g.took), longestGap)
+	g.soon(max(0, g.asked.Add(gap).Sub(now)), now, hinted)
+}
+
 // soon has the list read after a pause, if it is not sooner.
 func (g *agenda) soon(pause time.Duration, now time.Time, why reason) {
 	if at := now.Add(pause); at.Before(g.list) {
@@ -106,7 +116,10 @@ func (g *agenda) due(now time.Time) map[string]visit {
 	maps.DeleteFunc(visits, func(_ string, v visit) bool { return v.at.After(now) })
 	if len(visits) > maxVisits {
 		g.everything(now)
-		return nil
+		if !g.next().After(now) {
+			return nil
+		}
+		visits = oldest(visits) // the list must wait for its turn
 	}
 	for id := range visits {
 		delete(g.visits, id)
@@ -114,8 +127,11 @@ func (g *agenda) due(now time.Time) map[string]visit {
 	return visits
 }
 
-// begin notes that the list is asked for, so that nothing need be asked that it tells. The next is due after the interval.
+// begin notes that the list is asked for, so that the many apps need not be that it tells of. The next is due after the interval.
 func (g *agenda) begin(now time.Time, interval time.Duration) reason {
+	if g.why == hinted {
+		g.asked = now
+	}
 	if g.why == announced {
 		g.gap = min(max(firstGap, 2*g.gap), longestGap)
 		if now.Sub(g.asked) > 2*longestGap {
@@ -123,11 +139,28 @@ func (g *agenda) begin(now time.Time, interval time.Duration) reason {
 		}
 		g.asked = now
 	}
-	maps.DeleteFunc(g.visits, func(_ string, v visit) bool { return !v.at.After(now) })
+	due := func(_ string, v visit) bool { return !v.at.After(now) }
+	many := maps.Clone(g.visits)
+	maps.DeleteFunc(many, func(id string, v visit) bool { return !due(id, v) })
+	if len(many) > maxVisits { // few are made all the same: the list may be older than what was announced
+		maps.DeleteFunc(g.visits, due)
+	}
 	why := g.why
 	g.list, g.why = now.Add(interval), polled
 	g.burst, g.calm = 0, time.Time{}
 	return why
+}
+
+// oldest gives the visits that are due for longest, as many as may be made at a time.
+func oldest(visits map[string]visit) map[string]visit {
+	ids := slices.SortedFunc(maps.Keys(visits), func(a, b string) int {
+		return cmp.Or(visits[a].at.Compare(visits[b].at), cmp.Compare(a, b))
+	})
+	out := make(map[string]visit, maxVisits)
+	for _, id := range ids[:maxVisits] {
+		out[id] = visits[id]
+	}
+	return out
 }
 
 // nextVisit is when apps are to be asked for; zero when none are, or so many that the list will tell.
@@ -141,10 +174,22 @@ func (g *agenda) nextVisit(now time.Time) (next time.Time) {
 			next = v.at
 		}
 	}
-	if due > maxVisits {
+	if due > maxVisits && !g.next().After(now) {
 		return time.Time{}
 	}
 	return next
+}
+
+// longestRetry is the pause after which an app that cannot be had is left to the next list.
+const longestRetry = 8 * time.Second
+
+// failed has those apps asked for again that could not be had, with doubling pauses, and at last no more.
+func (g *agenda) failed(ids []string, asked map[string]visit, now time.Time) {
+	for _, id := range ids {
+		if pause := max(g.settle, 2*asked[id].pause); pause <= longestRetry {
+			g.visit(id, visit{at: now.Add(pause), pause: pause, announced: asked[id].announced})
+		}
+	}
 }
 
 // differ has those apps asked for again of which events have said something else than the answer.
@@ -156,8 +201,8 @@ func (g *agenda) differ(ids []string, asked map[string]visit, now time.Time) {
 }
 
 // unchanged has those apps asked for once more whose answers did not show what an event had announced.
-func (g *agenda) unchanged(asked map[string]visit, now time.Time) {
-	for _, id := range slices.Sorted(maps.Keys(asked)) {
+func (g *agenda) unchanged(ids []string, asked map[string]visit, now time.Time) {
+	for _, id := range ids {
 		if asked[id].announced {
 			g.visit(id, visit{at: now.Add(g.settle)})
 		}

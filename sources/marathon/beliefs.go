@@ -10,6 +10,7 @@ type beliefs map[string]belief
 type belief struct {
 	seen  time.Time // when a task of this name was in an answer
 	until time.Time // zero while there are results
+	away  bool      // the list lacked it
 }
 
 // shortestBelief is the least time that a new leader is given to begin its checks; longestAway is how long a task stays believed
@@ -36,11 +37,11 @@ func (b beliefs) learn(a app, now time.Time) {
 		switch {
 		case t.running() && alive:
 			b[t.ID] = belief{seen: now}
-		case !t.running(), results:
+		case !t.running(), results, ok && !b.alive(t.ID, now):
 			delete(b, t.ID)
 		case ok:
-			if known.until.IsZero() {
-				known.until = now.Add(a.patience())
+			if known.until.IsZero() || known.away {
+				known.until, known.away = now.Add(a.patience()), false
 			}
 			known.seen = now
 			b[t.ID] = known
@@ -53,7 +54,7 @@ func (b beliefs) forget(now time.Time) {
 	for id, known := range b {
 		switch {
 		case known.until.IsZero() && known.seen.Before(now):
-			known.until = now.Add(longestAway)
+			known.until, known.away = now.Add(longestAway), true
 			b[id] = known
 		case !known.until.IsZero() && !now.Before(known.until):
 			delete(b, id)

@@ -25,8 +25,8 @@ func newBoard() *board {
 		problems: map[catalog.Key][]catalog.Problem{}, changed: map[catalog.Key]bool{}}
 }
 
-// replace puts an app's offers in the place of those that it had.
-func (b *board) replace(app string, had, has []offer) {
+// replace puts an app's offers in the place of those that it had. It reports whether anybody lacks a port, or did.
+func (b *board) replace(app string, had, has []offer) (disputed bool) {
 	keys := make(map[catalog.Key]bool, len(has))
 	for _, o := range had {
 		keys[o.service.Key] = true
@@ -37,15 +37,19 @@ func (b *board) replace(app string, had, has []offer) {
 		b.claims[o.service.Key] = append(slices.Clone(b.claims[o.service.Key]), o)
 	}
 	for key := range keys {
-		b.settle(key)
+		if b.settle(key) {
+			disputed = true
+		}
 	}
+	return disputed
 }
 
-// settle decides who has a port, and what of its service changed.
-func (b *board) settle(key catalog.Key) {
+// settle decides who has a port, and what of its service changed. It reports whether somebody lacks it, or did.
+func (b *board) settle(key catalog.Key) (disputed bool) {
 	had, before := b.services[key]
 	has, problems := award(b.claims[key])
 	b.servers += len(has.Servers) - len(had.Servers)
+	disputed = len(problems)+len(b.problems[key]) > 0
 	delete(b.problems, key)
 	if len(problems) > 0 {
 		b.problems[key] = problems
@@ -59,6 +63,7 @@ func (b *board) settle(key catalog.Key) {
 		b.services[key] = has
 		b.changed[key] = true
 	}
+	return disputed
 }
 
 // award gives the service of a port to one of those that claim it: the lowest app id has it, and a definition that is

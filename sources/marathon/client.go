@@ -41,12 +41,16 @@ type unanswered struct {
 
 func (u unanswered) Error() string { return u.text }
 
+// refused: around an election replicas answer 502, 503 and 504 to everything, and a busy one 408 or 429.
 func refused(statuses []int) bool {
+	about := func(s int) bool {
+		return s >= 400 && s < 500 && s != http.StatusRequestTimeout && s != http.StatusTooManyRequests
+	}
 	if slices.Contains(statuses, http.StatusUnauthorized) {
 		return false
 	}
-	return slices.ContainsFunc(statuses, func(s int) bool { return s >= 400 && s < 500 }) ||
-		!slices.ContainsFunc(statuses, func(s int) bool { return s < 500 })
+	return slices.ContainsFunc(statuses, about) ||
+		!slices.ContainsFunc(statuses, func(s int) bool { return s != http.StatusInternalServerError })
 }
 
 // client asks the replicas of one Marathon.

@@ -60,7 +60,7 @@ type event struct {
 	AppDefinition struct {
 		ID string `json:"id"`
 	} `json:"appDefinition"`
-	Plan struct {
+	Plan *struct {
 		Steps []struct {
 			Actions []struct {
 				App string `json:"app"`
@@ -98,6 +98,9 @@ func (e event) apps() []string {
 
 // deployed gives the apps of a deployment.
 func (e event) deployed() []string {
+	if e.Plan == nil {
+		return nil
+	}
 	var apps []string
 	for _, step := range e.Plan.Steps {
 		for _, action := range step.Actions {

@@ -23,6 +23,9 @@ type fleet struct {
 	board      *board
 	bad        []catalog.Problem            // of the list, not of an app in it
 	complaints map[string][]catalog.Problem // of each app that has any
+	unlisted   map[string]words             // what was said of apps that are not known
+	listed     time.Time                    // when the last list was asked for
+	report     []catalog.Problem            // all problems, sorted; nil when they are to be collected anew
 }
 
 // entry is one app.
@@ -39,6 +42,7 @@ type reading struct {
 	replica  int
 	apps     []app
 	missing  []string // apps that were asked for and that there are none of
+	failed   []string // apps that could not be had
 	problems []catalog.Problem
 	versions map[versionKey]versionAnswer // of the running tasks that need them
 	hosts    map[string]hostname.Answer   // of the running tasks
@@ -46,31 +50,47 @@ type reading struct {
 
 func newFleet(source string, groupSize int) *fleet {
 	return &fleet{source: source, groupSize: groupSize, apps: map[string]entry{}, ended: map[string]time.Time{}, beliefs: beliefs{},
-		versions: map[versionKey]versionAnswer{}, hosts: map[string]hostname.Answer{}, board: newBoard(), complaints: map[string][]catalog.Problem{}}
+		versions: map[versionKey]versionAnswer{}, hosts: map[string]hostname.Answer{}, board: newBoard(), complaints: map[string][]catalog.Problem{}, unlisted: map[string]words{}}
 }
 
 func (f *fleet) world(now time.Time) world {
 	return world{source: f.source, versions: f.versions, hosts: f.hosts, beliefs: f.beliefs, now: now, groupSize: f.groupSize}
 }
 
-// set takes an app in. It costs as much as that app.
-func (f *fleet) set(e entry, now time.Time) {
+// set takes an app in, and reports whether it offers anything else than before. It costs as much as that app.
+func (f *fleet) set(e entry, now time.Time) (changed bool) {
 	id := e.app.ID
+	had := f.apps[id].offers
 	f.beliefs.learn(e.app, now)
 	r := route(e.app, f.world(now))
-	f.board.replace(id, f.apps[id].offers, r.offers)
+	f.offer(id, had, r.offers)
 	e.offers = r.offers
 	f.apps[id] = e
+	f.complain(id, r.problems)
+	return !slices.EqualFunc(had, r.offers, offer.equal)
+}
+
+// offer puts an app's offers in the place of those that it had.
+func (f *fleet) offer(id string, had, has []offer) {
+	if f.board.replace(id, had, has) {
+		f.report = nil
+	}
+}
+
+func (f *fleet) complain(id string, problems []catalog.Problem) {
+	if len(problems)+len(f.complaints[id]) > 0 {
+		f.report = nil
+	}
 	delete(f.complaints, id)
-	if len(r.problems) > 0 {
-		f.complaints[id] = r.problems
+	if len(problems) > 0 {
+		f.complaints[id] = problems
 	}
 }
 
 func (f *fleet) drop(id string) {
-	f.board.replace(id, f.apps[id].offers, nil)
+	f.offer(id, f.apps[id].offers, nil)
+	f.complain(id, nil)
 	delete(f.apps, id)
-	delete(f.complaints, id)
 }
 
 // renewed gives the fleet that follows from a list of all apps, and the apps of which events have said something else. What was
@@ -78,6 +98,7 @@ func (f *fleet) drop(id string) {
 func (f *fleet) renewed(list reading, now time.Time) (next *fleet, differing []string) {
 	next = newFleet(f.source, f.groupSize)
 	next.beliefs, next.versions, next.hosts, next.bad = f.beliefs, list.versions, list.hosts, list.problems
+	next.listed = list.asked
 	for id, until := range f.ended {
 		if list.asked.Before(until) {
 			next.ended[id] = until
@@ -92,7 +113,7 @@ func (f *fleet) renewed(list reading, now time.Time) (next *fleet, differing []s
 			differing = append(differing, a.ID)
 			continue
 		}
-		e := entry{app: a, asked: list.asked, words: known.words.holding(list.asked)}
+		e := entry{app: a, asked: list.asked, words: f.said(a.ID).holding(list.asked)}
 		var differs bool
 		if e.app, differs = e.words.correct(a); differs {
 			differing = append(differing, a.ID)
@@ -125,31 +146,41 @@ func (f *fleet) keep(from *fleet, e entry, now time.Time) {
 	f.set(e, now)
 }
 
-// visited takes in what was answered on some apps. It gives the apps of which events have said something else, and whether
-// the whole list must tell what became of one that is gone though nothing said so.
-func (f *fleet) visited(some reading, now time.Time) (differing []string, lost bool) {
+// findings is what came of answers on some apps.
+type findings struct {
+	differing []string // events have said something else of these
+	unchanged []string
+	lost      bool // one is gone though nothing said so: the whole list must tell
+}
+
+// visited takes in what was answered on some apps.
+func (f *fleet) visited(some reading, now time.Time) findings {
+	var out findings
 	f.know(some)
 	for _, a := range some.apps {
-		known := f.apps[a.ID]
-		if some.asked.Before(f.ended[a.ID]) {
-			differing = append(differing, a.ID)
+		known, ok := f.apps[a.ID]
+		switch {
+		case some.asked.Before(f.ended[a.ID]):
+			out.differing = append(out.differing, a.ID)
+			continue
+		case known.asked.After(some.asked), !ok && f.listed.After(some.asked):
 			continue
 		}
-		if known.asked.After(some.asked) {
-			continue
-		}
-		e := entry{app: a, asked: some.asked, words: known.words.holding(some.asked)}
+		e := entry{app: a, asked: some.asked, words: f.said(a.ID).holding(some.asked)}
+		delete(f.unlisted, a.ID)
 		var differs bool
 		if e.app, differs = e.words.correct(a); differs {
-			differing = append(differing, a.ID)
+			out.differing = append(out.differing, a.ID)
 		}
-		f.set(e, now)
+		if !f.set(e, now) {
+			out.unchanged = append(out.unchanged, a.ID)
+		}
 	}
 	for _, id := range some.missing {
 		_, known := f.apps[id]
-		lost = lost || known
+		out.lost = out.lost || known
 	}
-	return differing, lost
+	return out
 }
 
 // know takes over what an answer says of versions and hosts.
@@ -163,7 +194,7 @@ func (f *fleet) servers(some reading, now time.Time) int {
 	f.know(some)
 	n := f.board.servers
 	for _, a := range some.apps {
-		corrected, _ := f.apps[a.ID].words.holding(some.asked).correct(a)
+		corrected, _ := f.said(a.ID).holding(some.asked).correct(a)
 		n += countServers(route(corrected, f.world(now)).offers) - countServers(f.apps[a.ID].offers)
 	}
 	return n
@@ -177,9 +208,35 @@ func countServers(offers []offer) int {
 	return n
 }
 
+// said gives what events said of an app's tasks.
+func (f *fleet) said(id string) words {
+	if known, ok := f.apps[id]; ok {
+		return known.words
+	}
+	return f.unlisted[id]
+}
+
+// unready gives the apps with running tasks that a readiness check says no of. No event tells when it says yes.
+func (f *fleet) unready(apps []app) []string {
+	var out []string
+	for _, a := range apps {
+		if len(a.Readiness) > 0 && slices.ContainsFunc(a.tasks, func(t task) bool { return t.running() && !a.ready(t) }) {
+			out = append(out, a.ID)
+		}
+	}
+	return out
+}
+
 // problems gives all of them, sorted.
 func (f *fleet) problems() []catalog.Problem {
-	all := slices.Clone(f.bad)
+	if f.report == nil {
+		f.report = f.collect()
+	}
+	return f.report
+}
+
+func (f *fleet) collect() []catalog.Problem {
+	all := append([]catalog.Problem{}, f.bad...)
 	for _, some := range f.complaints {
 		all = append(all, some...)
 	}

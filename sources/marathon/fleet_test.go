@@ -47,7 +47,7 @@ func TestAnAnswerFromBeforeAnEventDoesNotUndoIt(t *testing.T) {
 			now := start().Add(c.after)
 			for kind, take := range map[string]func(*fleet) (*fleet, []string){
 				"visit": func(f *fleet) (*fleet, []string) {
-					differing, _ := f.visited(visitOf(t, c.answer, now), now)
+					differing := f.visited(visitOf(t, c.answer, now), now).differing
 					return f, differing
 				},
 				"list": func(f *fleet) (*fleet, []string) { return f.renewed(list(t, c.answer, now), now) },

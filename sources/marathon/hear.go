@@ -23,8 +23,11 @@ const (
 // that matters: that it runs, where the app has no checks, and that it is alive, where there is one check.
 func (f *fleet) hear(e event, now time.Time) look {
 	switch {
-	case !e.odd && len(e.Plan.Steps) > 0 && len(e.apps()) == 0:
-		return nothing // a deployment of pods, which have no service ports
+	case !e.odd && e.Plan != nil && len(e.apps()) == 0:
+		return nothing // a deployment of nothing, or of pods, which have no service ports
+	case e.Type == "group_change_success":
+		clear(f.ended) // one of them may have been made anew
+		return everything
 	case e.odd || len(e.apps()) == 0:
 		return everything
 	case e.Type == "status_update_event":
@@ -39,7 +42,7 @@ func (f *fleet) hear(e event, now time.Time) look {
 		return f.hearEnd(e.AppID, now)
 	case e.Type == "add_health_check_event":
 		// It comes for each app and version after a failover.
-		if known, ok := f.apps[e.AppID]; ok && known.app.checked() && (e.Version == "" || e.Version == known.app.Version) {
+		if d, ok := f.world(now).definition(f.apps[e.AppID].app, task{Version: e.Version}); ok && d.checked() {
 			return nothing
 		}
 	case e.Type == "api_post_event":
@@ -65,7 +68,9 @@ func (f *fleet) hearGone(e event, now time.Time) look {
 	switch {
 	case e.instance() == "":
 		return atOnce
-	case !ok:
+	case !ok: // an answer that is under way may still bring it
+		id := e.apps()[0]
+		f.unlisted[id] = f.unlisted[id].with(e.instance(), word{task: e.TaskID, gone: true, until: now.Add(goneHolds)})
 		return nothing
 	}
 	t, listed := known.find(e)
@@ -107,6 +112,7 @@ func (f *fleet) hearEnd(id string, now time.Time) look {
 func (f *fleet) hearRunning(e event, now time.Time) look {
 	known, ok := f.apps[e.AppID]
 	if !ok || e.TaskID == "" {
+		delete(f.ended, e.AppID) // it was made anew
 		return atOnce
 	}
 	said := known.words.of(e.instance(), now)
@@ -115,8 +121,7 @@ func (f *fleet) hearRunning(e event, now time.Time) look {
 	case listed && t.running() && t.Version == e.Version && slices.Equal(t.Ports, e.Ports):
 		return nothing
 	case said.gone: // the order of events is not guaranteed, so it is not believed without an answer
-		known.words = known.words.without(e.instance())
-		f.apps[e.AppID] = known
+		f.unsay(known, e.instance(), said)
 		return atOnce
 	case !known.app.knows(e.Version) || known.app.waits() || !f.reaches(known.app, e):
 		return atOnce
@@ -139,25 +144,18 @@ func (f *fleet) hearHealth(e event, alive bool, now time.Time) look {
 	if !ok || e.instance() == "" {
 		return atOnce
 	}
+	if !alive {
+		return f.hearSick(known, e, now)
+	}
 	said := known.words.of(e.instance(), now)
 	t, listed := known.find(e)
-	switch results, wasAlive := t.results(); {
-	case !alive:
-		f.say(known, e, word{born: said.born, gone: said.gone, health: sick, until: now.Add(goneHolds)}, now)
-		if !listed || !t.running() || results && !wasAlive {
-			return nothing
-		}
-		return confirm
-	case said.gone:
-		known.words = known.words.without(e.instance())
-		f.apps[known.app.ID] = known
-		return atOnce
-	case listed && t.running() && wasAlive:
+	if _, wasAlive := t.results(); listed && t.running() && wasAlive && !said.gone {
 		return nothing
 	}
 	d, ok := f.world(now).definition(known.app, t)
 	believed := f.beliefs.alive(t.ID, now)
-	if !listed || !t.running() || !ok || known.app.waits() || len(d.checks()) != 1 && !believed {
+	if said.gone || !listed || !t.running() || !ok || !believed && (known.app.waits() || len(d.checks()) != 1) {
+		f.unsay(known, e.instance(), said)
 		return atOnce
 	}
 	// After a failover these come for all tasks: that one is alive which was believed to be is no news.
@@ -165,9 +163,32 @@ func (f *fleet) hearHealth(e event, alive bool, now time.Time) look {
 	return nothing
 }
 
+func (f *fleet) hearSick(known entry, e event, now time.Time) look {
+	said := known.words.of(e.instance(), now)
+	t, listed := known.find(e)
+	results, wasAlive := t.results()
+	f.say(known, e, word{born: said.born, gone: said.gone, health: sick, until: now.Add(goneHolds)}, now)
+	if !listed || !t.running() || results && !wasAlive {
+		return nothing
+	}
+	return confirm
+}
+
+// unsay lifts what was said against a task: a newer event speaks for it, though not so that it is believed without an answer.
+func (f *fleet) unsay(known entry, instance string, said word) {
+	known.words = known.words.without(instance)
+	if said.born != nil && !said.gone {
+		known.words = known.words.with(instance, word{task: said.task, born: said.born, until: said.until})
+	}
+	f.apps[known.app.ID] = known
+}
+
 // say keeps what an event said of a task, and lets it count.
 func (f *fleet) say(known entry, e event, said word, now time.Time) {
 	said.task = e.TaskID
+	if len(known.words) >= maxWords {
+		known.words = known.words.holding(now)
+	}
 	known.words = known.words.with(e.instance(), said)
 	known.app, _ = known.words.correct(known.app)
 	f.set(known, now)

@@ -71,28 +71,38 @@ func (r *reader) some(ctx context.Context, ids []string) (reading, error) {
 		case errors.Is(err, errNotFound):
 			got.missing = append(got.missing, id)
 		case err != nil:
-			errs = append(errs, err)
+			got.failed = append(got.failed, id)
+			if !errors.Is(err, errMalformed) {
+				errs = append(errs, err)
+			}
 		default:
 			got.apps = append(got.apps, a)
 		}
 	})
-	if len(errs) > 0 {
+	if len(errs) == len(ids) {
 		return reading{}, errs[0]
 	}
 	return got, r.complete(limited, &got)
 }
+
+// errMalformed is about one app, which the list may tell of all the same.
+var errMalformed = errors.New("an app that cannot be read")
 
 func (r *reader) one(ctx context.Context, id string, first int) (a app, err error) {
 	path, ok := apiPath(id)
 	if !ok {
 		return app{}, fmt.Errorf("%.100q is no app", id)
 	}
+	malformed := false // by each replica that answered
 	// Tasks and deployments are always in this answer.
 	q := question{path: path + "?embed=app.readiness", first: first, missing: true, use: func(body []byte) (err error) {
 		a, err = parseOne(body, id)
+		malformed = err != nil
 		return err
 	}}
-	_, err = r.client.ask(ctx, q)
+	if _, err = r.client.ask(ctx, q); err != nil && malformed {
+		err = fmt.Errorf("%w: %w", errMalformed, err)
+	}
 	return a, err
 }
 

@@ -49,6 +49,10 @@ type offer struct {
 	service catalog.Service
 }
 
+func (o offer) equal(p offer) bool {
+	return o.app == p.app && o.current == p.current && o.service.Equal(p.service)
+}
+
 // routed is what comes of one app alone.
 type routed struct {
 	offers   []offer

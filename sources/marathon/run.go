@@ -61,8 +61,9 @@ type visited struct {
 
 // doubt is about a list that lost most servers.
 type doubt struct {
-	servers int
+	servers int // that it would leave
 	tries   int
+	since   time.Time // only a list that is asked for later confirms it
 }
 
 // maxConfirmations bounds how often answers that grow, but stay small, are read again.
@@ -95,7 +96,7 @@ func (r *run) loop(ctx context.Context) error {
 		case <-r.pulse.wake:
 			r.hear(time.Now())
 		case <-r.hints:
-			r.agenda.soon(0, time.Now(), settled) // a burst of callbacks is over: the list shows what they announced
+			r.hint(time.Now())
 		case l := <-r.lists:
 			r.listing = false
 			r.takeList(ctx, l, time.Now())
@@ -141,7 +142,6 @@ func (r *run) hear(now time.Time) {
 		switch r.fleet.hear(e, now) {
 		case nothing:
 		case everything:
-			clear(r.fleet.ended) // a group may have been made anew
 			r.agenda.everything(now)
 		case confirm:
 			for _, id := range e.apps() {
@@ -152,6 +152,13 @@ func (r *run) hear(now time.Time) {
 				r.agenda.visit(id, visit{at: now, announced: true})
 			}
 		}
+	}
+}
+
+// hint has the list read: a burst of callbacks is over. While Marathon cannot be read, it is asked again anyway.
+func (r *run) hint(now time.Time) {
+	if r.failing == "" {
+		r.agenda.hint(now)
 	}
 }
 
@@ -192,11 +199,10 @@ func (r *run) takeList(ctx context.Context, l listed, now time.Time) {
 		}
 		return
 	}
+	r.agenda.took = now.Sub(l.asked)
 	next, differing := r.fleet.renewed(l.reading, now)
 	r.first = l.replica
-	if r.doubts(next) {
-		r.first = l.replica + 1
-		r.agenda.soon(r.config.ConfirmPause, now, settled)
+	if r.doubts(next.board.servers, l.reading, now) {
 		return
 	}
 	r.callbacks.polled(r.accepts && r.failing == "" && len(next.board.changed) > 0)
@@ -207,32 +213,45 @@ func (r *run) takeList(ctx context.Context, l listed, now time.Time) {
 	r.read = now
 	r.pulse.alive()
 	r.agenda.differ(differing, nil, now)
+	r.await(l.apps, now)
 	if l.why == announced && !changed {
 		// Up to 1.2 an event may come before the list shows what it announced.
 		r.agenda.soon(r.config.Settle, now, settled)
 	}
 }
 
-// doubts reports whether a list is to be confirmed: it lacks more than half of the servers, or all, though no event said so.
-func (r *run) doubts(next *fleet) bool {
-	had, has := r.fleet.board.servers, next.board.servers
-	if !r.accepts || !massLoss(had, has) {
+// readinessPause is how long after an answer an app is asked for again whose new tasks are not ready yet.
+const readinessPause = time.Second
+
+// await has apps asked for again whose tasks wait to be ready.
+func (r *run) await(apps []app, now time.Time) {
+	for _, id := range r.fleet.unready(apps) {
+		r.agenda.visit(id, visit{at: now.Add(readinessPause)})
+	}
+}
+
+// doubts reports whether an answer is to be confirmed by a list that is asked for later: it would leave less than half of the
+// servers, or none, though no event said so.
+func (r *run) doubts(left int, got reading, now time.Time) bool {
+	if !r.accepts || !massLoss(r.fleet.board.servers, left) {
 		return false
 	}
-	if r.doubt != nil && (has <= r.doubt.servers || r.doubt.tries >= maxConfirmations) {
-		return false
-	}
-	tries := 1
+	tries := 0
 	if r.doubt != nil {
-		tries += r.doubt.tries
+		tries = r.doubt.tries
+		if got.asked.After(r.doubt.since) && (left <= r.doubt.servers || tries >= maxConfirmations) {
+			return false
+		}
 	}
-	r.doubt = &doubt{has, tries}
+	r.doubt = &doubt{servers: left, tries: tries + 1, since: now}
+	r.first = got.replica + 1
+	r.agenda.soon(r.config.ConfirmPause, now, settled)
 	return true
 }
 
 func massLoss(before, now int) bool { return before > 0 && (now == 0 || 2*now < before) }
 
-// takeVisits takes the answers on some apps in. When they cannot be had, or would take most servers away, the list must tell.
+// takeVisits takes the answers on some apps in. When none can be had, or they would take most servers away, the list must tell.
 func (r *run) takeVisits(ctx context.Context, v visited, now time.Time) {
 	if ctx.Err() != nil {
 		return
@@ -241,18 +260,17 @@ func (r *run) takeVisits(ctx context.Context, v visited, now time.Time) {
 		r.agenda.everything(now)
 		return
 	}
+	r.agenda.failed(v.failed, v.asked, now)
 	if left := r.fleet.servers(v.reading, now); massLoss(r.fleet.board.servers, left) {
-		r.doubt, r.first = &doubt{servers: left, tries: 1}, v.replica+1
-		r.agenda.soon(r.config.ConfirmPause, now, settled)
+		r.doubts(left, v.reading, now)
 		return
 	}
-	differing, lost := r.fleet.visited(v.reading, now)
-	r.agenda.differ(differing, v.asked, now)
-	if lost {
+	found := r.fleet.visited(v.reading, now)
+	r.agenda.differ(found.differing, v.asked, now)
+	r.agenda.unchanged(found.unchanged, v.asked, now)
+	r.await(v.apps, now)
+	if found.lost {
 		r.agenda.everything(now)
-	}
-	if len(r.fleet.board.changed) == 0 {
-		r.agenda.unchanged(v.asked, now)
 	}
 	r.read = now
 	r.pulse.alive()
@@ -272,7 +290,7 @@ func (r *run) news(now time.Time) (catalog.Snapshot, chan<- catalog.Snapshot) {
 	if r.accepts {
 		next.Services, next.Problems = r.fleet.board.all(), r.problems()
 	}
-	alive := r.failing == "" && now.Sub(r.sent) >= min(signOfLife, r.config.RefreshInterval) && next.Heard.After(r.last.Heard)
+	alive := r.failing == "" && now.Sub(r.sent) >= min(signOfLife, r.config.RefreshInterval) && !next.Heard.Equal(r.last.Heard)
 	switch {
 	case next.Err != r.last.Err, r.accepts && (r.sent.IsZero() || alive || !same(r.last, next)):
 		return next, r.out

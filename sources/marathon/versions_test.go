@@ -99,7 +99,8 @@ func TestAVersionThatIsRefusedCostsItsOwnTasksOnly(t *testing.T) {
 	const who = " (no credentials are given; see --marathon-user)"
 	const left = served + "! a.1: the task is left out: the definition of its version v1 has its ports, but Marathon does not tell it: "
 	for _, c := range []struct{ name, m1, m2, want string }{
-		{"all break on it", "500", "503", left + "http://m1: 500 Internal Server Error: no; http://m2: 503 Service Unavailable: no\n"},
+		{"all break on it", "500", "500", left + "http://m1: 500 Internal Server Error: no; http://m2: 500 Internal Server Error: no\n"},
+		{"an election", "502", "503", "error http://m1: 502 Bad Gateway: no; http://m2: 503 Service Unavailable: no"},
 		{"one calls it bad", "cut off", "400", left + "http://m1: cut off; http://m2: 400 Bad Request: no\n"},
 		{"forbidden", "403", "403", left + "http://m1: 403 Forbidden: no" + who + "; http://m2: 403 Forbidden: no" + who + "\n"},
 		{"one does not know it", "500", "404", served + "! a.1: the task is left out: the definition of its version v1 has its ports, but Marathon no longer knows it\n"},

@@ -15,6 +15,9 @@ const (
 	aliveHolds = 2 * time.Second
 )
 
+// maxWords is from how many words of one app on those are dropped that no longer hold, though a very late answer may be older.
+const maxWords = 100
+
 // word is what events said of a task.
 type word struct {
 	task   string // its id; empty when the event named its instance alone
@@ -98,16 +101,26 @@ func (w words) correct(a app) (app, bool) {
 			tasks = append(tasks, corrected)
 		}
 	}
-	for _, instance := range slices.Sorted(maps.Keys(w)) {
-		if said := w[instance]; said.born != nil && !said.gone && !listed[instance] {
-			differs = true
-			if born, _ := said.correct(*said.born); a.knows(born.Version) {
-				tasks = append(tasks, born)
-			}
+	for _, instance := range w.births(listed) {
+		differs = true
+		if born, _ := w[instance].correct(*w[instance].born); a.knows(born.Version) {
+			tasks = append(tasks, born)
 		}
 	}
 	a.tasks = tasks
 	return a, differs
+}
+
+// births gives the instances that were said to run and are not listed, sorted.
+func (w words) births(listed map[string]bool) []string {
+	var out []string
+	for instance, said := range w {
+		if said.born != nil && !said.gone && !listed[instance] {
+			out = append(out, instance)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 func (said word) correct(t task) (task, bool) {
