@@ -17,7 +17,7 @@ func server(addr string) Server {
 func TestSortIsCanonicalAndDropsRepeatedAddresses(t *testing.T) {
 	first, second := server("10.0.0.2:1"), server("10.0.0.2:1")
 	first.Weight, second.Weight = 1, 2
-	services := []Service{
+	services := []*Service{
 		{Key: Key{81, TCP}, Name: "c"},
 		{Key: Key{80, UDP}, Name: "b"},
 		{Key: Key{80, TCP}, Name: "a", Mode: ModeHTTP, Source: "file", Timeouts: Timeouts{Client: time.Minute},
