@@ -152,37 +152,39 @@ func (r *renderer) sections(want []*catalog.Service, built structure, static str
 	if same && catalog.SameList(want, was.want) {
 		return was.sections, nil
 	}
-	out, each := make(sections, 0, len(want)), make(sections, len(want))
+	each := make(sections, len(want))
 	var todo []task
-	i := 0 // of was.want
-	for k, s := range want {
-		var old *section
+	for i, k := 0, 0; k < len(want); k++ { // i is of was.want
+		if same {
+			run := catalog.InStep(want[k:], was.want[i:])
+			copy(each[k:], was.each[i:i+run])
+			if i, k = i+run, k+run; k == len(want) {
+				break
+			}
+		}
+		s := want[k]
 		for i < len(was.want) && was.want[i] != s && was.want[i].Key.Compare(s.Key) < 0 {
 			i++
 		}
-		if i < len(was.want) && was.want[i].Equal(s) {
-			old = was.each[i]
+		known := i < len(was.want) && was.want[i].Equal(s)
+		if known {
+			each[k] = was.each[i]
 			i++
-			if old == nil {
-				continue // which was not to be offered either
-			}
 		}
-		if old == nil && !r.offers(s) {
-			continue
+		old := each[k]
+		if old == nil && (known || !r.offers(s)) {
+			continue // HAProxy should not listen for it
 		}
 		if old == nil || !same && (old.outside != static || old.name != built.nameOf(s)) {
-			todo = append(todo, task{len(out), k, s, built.nameOf(s)})
+			todo = append(todo, task{k, s, built.nameOf(s)})
 		}
-		each[k] = old
-		out = append(out, old)
 	}
-	if err := r.renderAll(todo, static, out); err != nil {
+	if err := r.renderAll(todo, static, each); err != nil {
 		return nil, err
 	}
-	fixed := false
+	fixed, out := false, each.made()
 	for _, t := range todo {
-		each[t.of] = out[t.at]
-		fixed = fixed || out[t.at].static != ""
+		fixed = fixed || each[t.at].static != ""
 	}
 	if was.fixed && !fixed { // perhaps it was one that is gone
 		fixed = slices.ContainsFunc(out, func(s *section) bool { return s.static != "" })
@@ -199,9 +201,9 @@ func (st structure) nameOf(s *catalog.Service) string {
 	return listenName(s)
 }
 
-// task is a section to be made, and its places in the lists of sections and of services.
+// task is a section to be made, and its place in a list.
 type task struct {
-	at, of  int
+	at      int
 	service *catalog.Service
 	name    string
 }
@@ -280,8 +282,7 @@ func templateServer(v catalog.Server, o *serverOptions) templates.HAProxyServer 
 
 // outerOf gives the outer text around sections. It depends on their heads alone.
 func (r *renderer) outerOf(list sections) (outer, error) {
-	alike := func(a, b *section) bool { return a == b || a.head == b.head }
-	if r.last.hash != "" && slices.EqualFunc(list, r.of, alike) {
+	if r.last.hash != "" && headsAlike(list, r.of) {
 		r.of = list // of which the next one differs less
 		return r.last, nil
 	}

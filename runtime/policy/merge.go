@@ -89,7 +89,7 @@ type collector struct {
 }
 
 func (c *collector) add(some ...*catalog.Service) {
-	if c.own == nil && inStep(some, c.from[c.n:]) == len(some) {
+	if c.own == nil && catalog.InStep(some, c.from[c.n:]) == len(some) {
 		c.n += len(some)
 		return
 	}
@@ -104,15 +104,4 @@ func (c *collector) list() []*catalog.Service {
 		return c.from[:c.n:c.n]
 	}
 	return c.own
-}
-
-// inStep gives how many services two lists begin with that are the very same.
-func inStep(a, b []*catalog.Service) int {
-	most := min(len(a), len(b))
-	for i := range most {
-		if a[i] != b[i] {
-			return i
-		}
-	}
-	return most
 }

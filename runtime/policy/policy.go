@@ -78,7 +78,7 @@ func (p Policy) alone(wanted, list []*catalog.Service) (Decision, bool) {
 		if i > 0 && list[i-1].Key.Compare(list[i].Key) >= 0 {
 			return Decision{}, false
 		}
-		same := inStep(list[i:], n.known)
+		same := catalog.InStep(list[i:], n.known)
 		if same == 0 {
 			n.take(list[i])
 			i++

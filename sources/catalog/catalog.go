@@ -172,10 +172,9 @@ func (s *Service) sorted() *Service {
 
 // Equal reports whether two services would be offered in the same way. It looks at nothing of one that is the very same, and at no
 // server of two that share them: for walks through thousands.
-func (s *Service) Equal(o *Service) bool {
-	if s == o {
-		return true
-	}
+func (s *Service) Equal(o *Service) bool { return s == o || s.alike(o) }
+
+func (s *Service) alike(o *Service) bool {
 	if s.Port != o.Port || len(s.Servers) != len(o.Servers) || s.Timeouts != o.Timeouts {
 		return false
 	}
@@ -185,8 +184,19 @@ func (s *Service) Equal(o *Service) bool {
 	return len(s.Servers) == 0 || &s.Servers[0] == &o.Servers[0] || slices.Equal(s.Servers, o.Servers)
 }
 
-// SameList reports whether two lists are one: the same length of the same memory. It looks at no service.
-func SameList(a, b []*Service) bool {
+// InStep gives how many elements two lists begin with that are the very same: of services, by their pointers alone.
+func InStep[E comparable](a, b []E) int {
+	most := min(len(a), len(b))
+	for i := range most {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return most
+}
+
+// SameList reports whether two lists are one: the same length of the same memory. It looks at no element.
+func SameList[E any](a, b []E) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
