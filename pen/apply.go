@@ -13,7 +13,7 @@ import (
 )
 
 // Plan observes the pens and tells what Apply would do now.
-func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
+func (d *Driver) Plan(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
 	v, err := d.view(want, d.resync.Load())
 	if err != nil {
 		return catalog.Report{}, err
@@ -34,7 +34,7 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 
 // Apply makes pens offer what is wanted: it observes, plans, acts, and reads back. What goes wrong with one service is a
 // problem of that service; it is tried again by itself. An error is about all of them.
-func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
+func (d *Driver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
 	v, err := d.view(want, d.resync.Swap(false)) // at once: a pen that ends meanwhile asks for it again
 	if err != nil {
 		d.Resync()

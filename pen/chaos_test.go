@@ -145,7 +145,7 @@ func (s *realStory) robbed() {
 	r, err := s.driver.Apply(s.t.Context(), s.want())
 	s.struck("robbed", fmt.Sprint(key, " ", text(r), " ", err))
 	w, wanted := s.next[key]
-	named := slices.ContainsFunc(r.Problems, func(p catalog.Problem) bool {
+	named := wanted && slices.ContainsFunc(r.Problems, func(p catalog.Problem) bool {
 		return p.Subject == w.Title() && strings.Contains(p.Reason, "is taken by pen.test")
 	})
 	waits := s.driver.failure(key).count > 1 // it failed before, so it was not tried

@@ -24,7 +24,7 @@ type renderer struct {
 
 // options gives the lines of a service's configuration that are not about its servers. pen reads them when it starts, and
 // does not forget one that is gone later, so they are part of what it is started with.
-func (r renderer) options(s catalog.Service) ([]string, error) {
+func (r renderer) options(s *catalog.Service) ([]string, error) {
 	lines, err := r.lines(s, nil)
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func (r renderer) options(s catalog.Service) ([]string, error) {
 }
 
 // text gives the whole configuration for a table of servers.
-func (r renderer) text(s catalog.Service, options []string, next slots) (string, error) {
+func (r renderer) text(s *catalog.Service, options []string, next slots) (string, error) {
 	lines, err := r.lines(s, next)
 	if err != nil {
 		return "", err
@@ -95,7 +95,7 @@ const (
 
 // lines renders the template and refuses what is not known to be harmless: some lines that pen cannot read end it, others
 // change something else than they say.
-func (r renderer) lines(s catalog.Service, table slots) ([]line, error) {
+func (r renderer) lines(s *catalog.Service, table slots) ([]line, error) {
 	data := templates.Pen{Name: catalog.CleanName(s.Name), Port: s.Port, Protocol: string(s.Proto), HTTP: s.Proto == catalog.TCP && s.Mode == catalog.ModeHTTP,
 		Source: s.Source, MaxServers: r.maxServers}
 	for _, i := range slices.Sorted(maps.Keys(table)) {

@@ -32,7 +32,7 @@ func builtIn(t testing.TB) renderer {
 }
 
 // whole gives the text for a table, or the error.
-func (r renderer) whole(s catalog.Service, next slots) string {
+func (r renderer) whole(s *catalog.Service, next slots) string {
 	options, err := r.options(s)
 	if err != nil {
 		return err.Error()
@@ -45,13 +45,13 @@ func (r renderer) whole(s catalog.Service, next slots) string {
 }
 
 func TestConfigurations(t *testing.T) {
-	dns := catalog.Service{Key: catalog.Key{Port: 53, Proto: catalog.UDP}, Name: "dns", Mode: catalog.ModeTCP}
-	web := catalog.Service{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Name: "web\nlisten 81", Mode: catalog.ModeHTTP}
+	dns := &catalog.Service{Key: catalog.Key{Port: 53, Proto: catalog.UDP}, Name: "dns", Mode: catalog.ModeTCP}
+	web := &catalog.Service{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Name: "web\nlisten 81", Mode: catalog.ModeHTTP}
 	const end = "server 0 address 0.0.0.0 port 0\nserver 0 blacklist 100000000\n"
 	for _, c := range []struct {
 		name    string
 		r       renderer
-		service catalog.Service
+		service *catalog.Service
 		next    slots
 		want    string
 	}{
@@ -89,7 +89,7 @@ func TestConfigurations(t *testing.T) {
 
 func TestOptionsAreTheLinesThatAreNotAboutServers(t *testing.T) {
 	r := parsed(t, "# a\ntimeout 5\n{{if .HTTP}}http\n{{end}}acl 1 permit 10.0.0.0 255.0.0.0\n{{range .Servers}}{{.Line}}\n{{end}}")
-	s := catalog.Service{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Mode: catalog.ModeHTTP}
+	s := &catalog.Service{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Mode: catalog.ModeHTTP}
 	got, err := r.options(s)
 	if want := []string{"timeout 5", "http", "acl 1 permit 10.0.0.0 255.0.0.0"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %q, %v, want %q", got, err, want)

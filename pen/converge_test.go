@@ -74,7 +74,7 @@ type realStory struct {
 
 func tellRealStory(t *testing.T, seed uint64, places []place, foreign place) map[string]int {
 	s := &realStory{counts: map[string]int{}, foreign: foreign}
-	s.dice = &dice{Rand: rand.New(rand.NewPCG(seed, 0)), places: places, next: map[catalog.Key]catalog.Service{}}
+	s.dice = &dice{Rand: rand.New(rand.NewPCG(seed, 0)), places: places, next: map[catalog.Key]*catalog.Service{}}
 	for range 3 {
 		s.keys = append(s.keys, catalog.Key{Port: port(t), Proto: catalog.UDP})
 	}
@@ -182,7 +182,7 @@ func (s *realStory) waits() bool {
 func changesText(r catalog.Report) string { return text(catalog.Report{Changes: r.Changes}) }
 
 // converged compares the world with what is wanted. Only a pass that looked at everything leaves no file of former pens.
-func (s *realStory) converged(want []catalog.Service, whole bool) error {
+func (s *realStory) converged(want []*catalog.Service, whole bool) error {
 	was := s.driver.resync.Load()
 	s.driver.Resync()
 	again, err := s.driver.Plan(s.t.Context(), want)
@@ -205,7 +205,7 @@ func (s *realStory) converged(want []catalog.Service, whole bool) error {
 }
 
 // tables compares the processes, their tables and the files, and gives the names of each service's servers.
-func (s *realStory) tables(want []catalog.Service, whole bool) (map[catalog.Key][]string, error) {
+func (s *realStory) tables(want []*catalog.Service, whole bool) (map[catalog.Key][]string, error) {
 	pens := s.running()
 	if len(pens) != len(want) {
 		return nil, fmt.Errorf("%d services have the pens %v", len(want), pens)
@@ -282,7 +282,7 @@ func lives(names []string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return name != "" })
 }
 
-func (s *realStory) connections(want []catalog.Service, serves map[catalog.Key][]string) error {
+func (s *realStory) connections(want []*catalog.Service, serves map[catalog.Key][]string) error {
 	for _, w := range want {
 		if w.Proto != catalog.TCP {
 			continue

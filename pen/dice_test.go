@@ -39,7 +39,7 @@ type dice struct {
 	*rand.Rand
 	keys   []catalog.Key
 	places []place
-	next   map[catalog.Key]catalog.Service
+	next   map[catalog.Key]*catalog.Service
 }
 
 // one reports true once in n times.
@@ -49,10 +49,9 @@ func (r *dice) one(n int) bool { return r.IntN(n) == 0 }
 func pick[T any](r *dice, from []T) T { return from[r.IntN(len(from))] }
 
 // want gives the catalog as it is now.
-func (r *dice) want() []catalog.Service {
-	out := make([]catalog.Service, 0, len(r.next))
+func (r *dice) want() []*catalog.Service {
+	out := make([]*catalog.Service, 0, len(r.next))
 	for _, s := range r.next {
-		s.Servers = slices.Clone(s.Servers)
 		out = append(out, s)
 	}
 	catalog.Sort(out)
@@ -68,7 +67,11 @@ func (r *dice) turn() {
 
 func (r *dice) change() {
 	key := pick(r, r.keys)
-	s, ok := r.next[key]
+	var s catalog.Service
+	was, ok := r.next[key]
+	if ok {
+		s = *was
+	}
 	switch {
 	case !ok:
 		s = catalog.Service{Key: key, Name: "alpha", Source: "test", Mode: catalog.ModeTCP}
@@ -87,7 +90,7 @@ func (r *dice) change() {
 	default:
 		r.changeServers(&s)
 	}
-	r.next[key] = s
+	r.next[key] = s.Canonical()
 }
 
 // changeServers adds, removes or changes a server.

@@ -50,6 +50,7 @@ type Driver struct {
 	// look at less, and of what failed, to try it less often; nothing breaks when it is lost.
 	user     identity
 	verified map[catalog.Key]proof
+	sieve    sieve
 
 	// So does this, but services are brought up at the same time, and Run looks after pens beside them.
 	mu       sync.Mutex
@@ -62,7 +63,7 @@ type Driver struct {
 
 // proof is a service as it was last seen to be served.
 type proof struct {
-	service catalog.Service
+	service *catalog.Service
 	process process
 	sharer  string // who else has its port
 }
@@ -81,7 +82,7 @@ func New(config Config) (*Driver, error) {
 // tryTemplate renders samples and refuses a template that no service could use.
 func (d *Driver) tryTemplate() error {
 	addr := netip.MustParseAddrPort("192.0.2.1:31000")
-	for _, s := range []catalog.Service{
+	for _, s := range []*catalog.Service{
 		{Key: catalog.Key{Port: 1, Proto: catalog.UDP}, Name: "sample.udp", Source: "sample", Mode: catalog.ModeTCP},
 		{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Name: "sample.http", Source: "sample", Mode: catalog.ModeHTTP},
 	} {
@@ -103,14 +104,11 @@ func (d *Driver) Name() string { return Name }
 func (d *Driver) Resync() { d.resync.Store(true) }
 
 // mine gives the services that pen should offer.
-func (d *Driver) mine(want []catalog.Service) []catalog.Service {
-	var out []catalog.Service
-	for i := range want { // thousands that are HAProxy's may be among them, so without a copy of each
-		if s := &want[i]; s.Proto == catalog.UDP || d.config.TCP {
-			out = append(out, *s)
-		}
+func (d *Driver) mine(want []*catalog.Service) []*catalog.Service {
+	if d.config.TCP {
+		return want
 	}
-	return out
+	return d.sieve.udpOf(want)
 }
 
 // Installed gives the path of the program; empty when there is none.

@@ -79,7 +79,7 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		s := catalog.Service{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Name: name, Source: name, Mode: catalog.ModeHTTP}
+		s := &catalog.Service{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Name: name, Source: name, Mode: catalog.ModeHTTP}
 		r := renderer{tpl, 32}
 		options, err := r.options(s)
 		if err != nil {

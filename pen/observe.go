@@ -36,7 +36,7 @@ type view struct {
 }
 
 // view finds out what has changed, or takes everything, and finds its pens.
-func (d *Driver) view(services []catalog.Service, all bool) (view, error) {
+func (d *Driver) view(services []*catalog.Service, all bool) (view, error) {
 	v := view{all: all || d.verified == nil}
 	d.wanted(d.mine(services), &v)
 	keys := d.touched(v.want, v.all)

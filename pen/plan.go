@@ -13,7 +13,7 @@ import (
 
 // wanted is a service as pen should serve it.
 type wanted struct {
-	service catalog.Service
+	service *catalog.Service
 	command command
 	uid     int    // as whom
 	limit   int    // most servers

@@ -14,7 +14,7 @@ import (
 // dns is what most tests want: 10.0.0.1, 10.0.0.2 and so on with these weights, of which four slots are made at most.
 func dns(weights ...int) *wanted {
 	key := catalog.Key{Port: 53, Proto: catalog.UDP}
-	return &wanted{service: catalog.Service{Key: key, Name: "dns", Servers: weighted(weights...)}, uid: 7, limit: 4,
+	return &wanted{service: &catalog.Service{Key: key, Name: "dns", Servers: weighted(weights...)}, uid: 7, limit: 4,
 		command: command{key: key, bind: netip.MustParseAddr("10.9.9.9"), flows: 10}}
 }
 

@@ -11,12 +11,12 @@ func TestRealFilesOfFormerPensGo(t *testing.T) {
 	r := newRig(t, nil)
 	s := tcp(port(t), echo(t, "a"))
 	for _, c := range []struct {
-		want  []catalog.Service
+		want  []*catalog.Service
 		made  string
 		files int
 	}{
-		{[]catalog.Service{s}, "start pen", 3},
-		{[]catalog.Service{asHTTP(s)}, "replace pen", 3},
+		{[]*catalog.Service{s}, "start pen", 3},
+		{[]*catalog.Service{asHTTP(s)}, "replace pen", 3},
 		{nil, "stop pen", 0},
 	} {
 		report, err := r.driver.Apply(t.Context(), c.want)
@@ -30,7 +30,8 @@ func TestRealFilesOfFormerPensGo(t *testing.T) {
 }
 
 // asHTTP gives the same service in mode http, for which pen has an option, and is another command.
-func asHTTP(s catalog.Service) catalog.Service {
-	s.Mode = catalog.ModeHTTP
-	return s
+func asHTTP(s *catalog.Service) *catalog.Service {
+	other := *s
+	other.Mode = catalog.ModeHTTP
+	return &other
 }

@@ -12,7 +12,7 @@ func TestRealPortIsNotSharedSilently(t *testing.T) {
 	first, second := newRig(t, nil), newRig(t, nil)
 	s := udp(port(t), echo(t, "a"))
 	first.apply(s)
-	report, err := second.driver.Apply(t.Context(), []catalog.Service{s})
+	report, err := second.driver.Apply(t.Context(), []*catalog.Service{s})
 	if got := text(report); err != nil || !strings.Contains(got, "is taken by pen (pid") || len(second.pens()) > 0 {
 		t.Errorf("second: %s (%v), pens %v", got, err, second.pens())
 	}

@@ -135,7 +135,7 @@ func TestRealDeafPenIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.driver.Resync()
-	report, err := r.driver.Apply(t.Context(), []catalog.Service{s})
+	report, err := r.driver.Apply(t.Context(), []*catalog.Service{s})
 	if got := text(report); err != nil || !strings.HasPrefix(got, "problem: its control socket does not answer servers") {
 		t.Errorf("a host can stand still for a second: got %s (%v)", got, err)
 	}
@@ -215,7 +215,7 @@ func TestRealTakenPortIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	report, err := r.driver.Apply(t.Context(), []catalog.Service{s, good})
+	report, err := r.driver.Apply(t.Context(), []*catalog.Service{s, good})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +230,7 @@ func TestRealTakenPortIsNamed(t *testing.T) {
 	for r.pens()[s.Key].pid == 0 {
 		wait := <-r.driver.alarm
 		r.driver.now = func() time.Time { return time.Now().Add(wait + time.Hour) }
-		if report, err = r.driver.Apply(t.Context(), []catalog.Service{s, good}); err != nil {
+		if report, err = r.driver.Apply(t.Context(), []*catalog.Service{s, good}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -68,7 +68,7 @@ func (r *rig) restart() {
 }
 
 // apply applies, and checks that a second plan is empty.
-func (r *rig) apply(want ...catalog.Service) catalog.Report {
+func (r *rig) apply(want ...*catalog.Service) catalog.Report {
 	r.t.Helper()
 	report, err := r.driver.Apply(r.t.Context(), want)
 	if err != nil {
@@ -136,16 +136,15 @@ func port(t testing.TB) uint16 {
 	return uint16(p[0])
 }
 
-func udp(port uint16, servers ...netip.AddrPort) catalog.Service {
-	s := catalog.Service{Key: catalog.Key{Port: port, Proto: catalog.UDP}, Name: "dns", Source: "test", Mode: catalog.ModeTCP}
+func udp(port uint16, servers ...netip.AddrPort) *catalog.Service {
+	s := &catalog.Service{Key: catalog.Key{Port: port, Proto: catalog.UDP}, Name: "dns", Source: "test", Mode: catalog.ModeTCP}
 	for _, addr := range servers {
 		s.Servers = append(s.Servers, catalog.Server{Addr: addr, Weight: catalog.DefaultWeight})
 	}
-	catalog.Sort([]catalog.Service{s})
-	return s
+	return s.Canonical()
 }
 
-func tcp(port uint16, servers ...netip.AddrPort) catalog.Service {
+func tcp(port uint16, servers ...netip.AddrPort) *catalog.Service {
 	s := udp(port, servers...)
 	s.Proto, s.Name = catalog.TCP, "web"
 	return s

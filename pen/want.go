@@ -8,7 +8,7 @@ import (
 )
 
 // wanted puts into the view how each service should be served, and what stands in the way of that.
-func (d *Driver) wanted(services []catalog.Service, v *view) {
+func (d *Driver) wanted(services []*catalog.Service, v *view) {
 	v.want = make(map[catalog.Key]*wanted, len(services))
 	if len(services) == 0 {
 		return
@@ -48,4 +48,38 @@ func (v *view) note(subject, reason string) {
 	if reason != "" {
 		v.problems = append(v.problems, catalog.Problem{Source: Name, Subject: subject, Reason: reason})
 	}
+}
+
+// sieve finds the UDP services of a list. Thousands that are HAProxy's may be among them: at one that was in the list before it looks
+// by its pointer alone.
+type sieve struct {
+	all, udp []*catalog.Service // of the last time
+}
+
+func (s *sieve) udpOf(want []*catalog.Service) []*catalog.Service {
+	if catalog.SameList(want, s.all) {
+		return s.udp
+	}
+	was, out := *s, []*catalog.Service(nil)
+	for _, w := range want {
+		for len(was.all) > 0 && was.all[0] != w && was.all[0].Key.Compare(w.Key) <= 0 {
+			was.next() // gone, or another now
+		}
+		known := len(was.all) > 0 && was.all[0] == w
+		if known && was.next() || !known && w.Proto == catalog.UDP {
+			out = append(out, w)
+		}
+	}
+	*s = sieve{want, out}
+	return out
+}
+
+// next drops the first service and reports whether it is one of UDP.
+func (s *sieve) next() bool {
+	udp := len(s.udp) > 0 && s.udp[0] == s.all[0]
+	if udp {
+		s.udp = s.udp[1:]
+	}
+	s.all = s.all[1:]
+	return udp
 }

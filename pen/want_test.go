@@ -4,14 +4,17 @@ import (
 	"net/netip"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // problems gives what stands in the way of services, a line each; refused ones are marked.
-func problems(t *testing.T, config Config, services ...catalog.Service) string {
+func problems(t *testing.T, config Config, services ...*catalog.Service) string {
 	t.Helper()
 	u, err := user.Current()
 	if err != nil {
@@ -64,7 +67,7 @@ func TestWhatStandsInTheWay(t *testing.T) {
 
 func TestTCPIsLeftToOthersUnlessItIsOurs(t *testing.T) {
 	d := &Driver{}
-	services := []catalog.Service{tcp(80), udp(53)}
+	services := []*catalog.Service{tcp(80), udp(53)}
 	if got := d.mine(services); len(got) != 1 || got[0].Proto != catalog.UDP {
 		t.Errorf("without TCP: %v", got)
 	}
@@ -107,7 +110,7 @@ func TestRealClosedRunDirectoryIsNamed(t *testing.T) {
 	if err := os.Chmod(r.config.RunDir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	report, err := r.driver.Apply(t.Context(), []catalog.Service{udp(port(t), echo(t, "a"))})
+	report, err := r.driver.Apply(t.Context(), []*catalog.Service{udp(port(t), echo(t, "a"))})
 	dir := r.config.RunDir
 	if err == nil || !strings.Contains(err.Error(), dir+" is closed") { // of all services, so it is the driver's
 		t.Errorf("error %v", err)
@@ -115,4 +118,25 @@ func TestRealClosedRunDirectoryIsNamed(t *testing.T) {
 	if got, want := text(report), "problem: "+dir+" is closed to user nobody, as whom pen runs; open it (chmod o+x "+dir+"), or give another --run-dir"; got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
+}
+
+// Whatever list came before, the UDP services of the next are found.
+func TestTheSieveFindsUDP(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s sieve
+		var want []*catalog.Service
+		for range rapid.IntRange(1, 4).Draw(t, "lists") {
+			want = slices.DeleteFunc(slices.Clone(want), func(*catalog.Service) bool { return rapid.IntRange(0, 3).Draw(t, "gone") == 0 })
+			for range rapid.IntRange(0, 4).Draw(t, "new") {
+				make := rapid.SampledFrom([]func(uint16, ...netip.AddrPort) *catalog.Service{tcp, udp}).Draw(t, "proto")
+				want = append(want, make(uint16(rapid.IntRange(1, 6).Draw(t, "port"))))
+			}
+			catalog.Sort(want)
+			got, again := s.udpOf(want), s.udpOf(want)
+			wanted := slices.DeleteFunc(slices.Clone(want), func(s *catalog.Service) bool { return s.Proto != catalog.UDP })
+			if !slices.Equal(got, wanted) || !slices.Equal(again, wanted) {
+				t.Fatalf("got\n%s, then\n%s, want\n%s", catalog.Format(got), catalog.Format(again), catalog.Format(wanted))
+			}
+		}
+	})
 }

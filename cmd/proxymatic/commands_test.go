@@ -209,7 +209,7 @@ type proxy struct {
 
 func (p proxy) Name() string { return "proxy" }
 
-func (p proxy) Plan(_ context.Context, want []catalog.Service) (catalog.Report, error) {
+func (p proxy) Plan(_ context.Context, want []*catalog.Service) (catalog.Report, error) {
 	var r catalog.Report
 	for _, s := range want {
 		if !p.offered[s.Key] {
@@ -240,7 +240,7 @@ func asked(t *testing.T, answer planned, args ...string) result {
 }
 
 func TestPlanAsksTheRun(t *testing.T) {
-	want := []catalog.Service{{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Name: "a"}}
+	want := []*catalog.Service{{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Name: "a"}}
 	there := map[catalog.Key]bool{want[0].Key: true}
 	none := planWith(t.Context(), []reconcile.Driver{proxy{offered: there}}, want, nil)
 	some := planWith(t.Context(), []reconcile.Driver{proxy{}}, want, []catalog.Problem{{Source: "s", Subject: "x", Reason: "y"}})

@@ -72,7 +72,7 @@ func planAlone(ctx context.Context, c Config) (planned, error) {
 	return planWith(ctx, loopDrivers(drivers), d.Want, d.Problems), nil
 }
 
-func planWith(ctx context.Context, drivers []reconcile.Driver, want []catalog.Service, problems []catalog.Problem) planned {
+func planWith(ctx context.Context, drivers []reconcile.Driver, want []*catalog.Service, problems []catalog.Problem) planned {
 	out := planned{Problems: orEmpty(slices.Clone(problems))}
 	var errs []error
 	for _, driver := range drivers {

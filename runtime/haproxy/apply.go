@@ -34,7 +34,7 @@ type view struct {
 }
 
 // Plan observes the proxy and tells what Apply would do now.
-func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
+func (d *Driver) Plan(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
 	v, err := d.view(ctx, want, nil)
 	if err != nil {
@@ -53,7 +53,7 @@ func (d *Driver) Plan(ctx context.Context, want []catalog.Service) (catalog.Repo
 
 // Apply makes HAProxy offer what is wanted: it observes, plans, acts, and reads back until nothing is left to do. What changed of
 // services that were proven it changes first.
-func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
+func (d *Driver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
 	var r catalog.Report
 	var errs []error
@@ -94,7 +94,7 @@ func (d *Driver) Apply(ctx context.Context, want []catalog.Service) (catalog.Rep
 
 // view observes what has changed, unless it was seen already, and plans. Everything is observed when the process is another one,
 // and before a load, which concerns all services.
-func (d *Driver) view(ctx context.Context, want []catalog.Service, seen *observed) (view, error) {
+func (d *Driver) view(ctx context.Context, want []*catalog.Service, seen *observed) (view, error) {
 	expected, err := d.layout(want, d.built)
 	if err != nil {
 		return view{}, err
@@ -108,7 +108,7 @@ func (d *Driver) view(ctx context.Context, want []catalog.Service, seen *observe
 }
 
 // viewOf observes the services with the given keys, nil for all, and plans. A service whose port somebody has is left out.
-func (d *Driver) viewOf(ctx context.Context, want []catalog.Service, at looking, seen *observed) (view, error) {
+func (d *Driver) viewOf(ctx context.Context, want []*catalog.Service, at looking, seen *observed) (view, error) {
 	if seen == nil {
 		have, err := d.observe(ctx, at)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,10 +12,10 @@ import (
 )
 
 // fleet gives n services with five servers each.
-func fleet(n int) []catalog.Service {
-	var out []catalog.Service
+func fleet(n int) []*catalog.Service {
+	var out []*catalog.Service
 	for i := range n {
-		s := catalog.Service{Key: catalog.Key{Port: uint16(10000 + i), Proto: catalog.TCP}, Name: fmt.Sprintf("service%d.group.product", i),
+		s := &catalog.Service{Key: catalog.Key{Port: uint16(10000 + i), Proto: catalog.TCP}, Name: fmt.Sprintf("service%d.group.product", i),
 			Source: "marathon", Mode: catalog.ModeHTTP}
 		for j := range 5 {
 			s.Servers = append(s.Servers, catalog.Server{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i / 200), byte(j)}),
@@ -63,9 +64,10 @@ func BenchmarkSplice1000(b *testing.B) {
 		b.Fatal(err)
 	}
 	texts := [2]string{string(l.text("x"))}
-	changed := want[500]
+	changed := *want[500]
 	changed.Servers = changed.Servers[1:]
-	want[500] = changed
+	want = slices.Clone(want)
+	want[500] = &changed
 	l2, err := d.layout(want, structure{})
 	if err != nil {
 		b.Fatal(err)

@@ -14,7 +14,7 @@ import (
 )
 
 // sectionsOf renders services without a running process.
-func sectionsOf(t testing.TB, d *Driver, services ...catalog.Service) layout {
+func sectionsOf(t testing.TB, d *Driver, services ...*catalog.Service) layout {
 	t.Helper()
 	l, err := d.layout(services, structure{})
 	if err != nil {
@@ -86,8 +86,8 @@ func TestSpliceRefusesFilesThatItDidNotWrite(t *testing.T) {
 // lines, and a second splice changes nothing.
 func TestSpliceEqualsRenderingAnew(t *testing.T) {
 	d := newTestDriver(t)
-	generate := rapid.Custom(func(t *rapid.T) []catalog.Service {
-		var out []catalog.Service
+	generate := rapid.Custom(func(t *rapid.T) []*catalog.Service {
+		var out []*catalog.Service
 		for port := uint16(80); port < 86; port++ {
 			var addrs []netip.AddrPort
 			for i := range 4 {

@@ -37,17 +37,19 @@ func BenchmarkRealChange5000(b *testing.B) {
 }
 
 // changes makes a change an operation, with pauses between, and gives what is wanted in the end.
-func changes(b *testing.B, h *rig, want []catalog.Service, pause time.Duration) []catalog.Service {
+func changes(b *testing.B, h *rig, want []*catalog.Service, pause time.Duration) []*catalog.Service {
 	more := catalog.Server{Addr: netip.MustParseAddrPort("127.0.0.1:9"), Weight: catalog.DefaultWeight}
 	var took []time.Duration
 	began := spent(b)
 	for i := 0; b.Loop(); i++ {
 		want = slices.Clone(want)
-		if s := &want[i/2%len(want)]; len(s.Servers) == 5 {
+		s := *want[i/2%len(want)]
+		if len(s.Servers) == 5 {
 			s.Servers = append(slices.Clone(s.Servers), more)
 		} else {
 			s.Servers = slices.Clone(s.Servers[:5])
 		}
+		want[i/2%len(want)] = &s
 		at := time.Now()
 		if r := h.apply(want); len(r.Changes) != 1 {
 			b.Fatalf("report %+v", r)

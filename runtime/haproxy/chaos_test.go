@@ -41,11 +41,11 @@ type dice struct {
 	*rand.Rand
 	ports   []uint16
 	servers []netip.AddrPort
-	next    map[catalog.Key]catalog.Service
+	next    map[catalog.Key]*catalog.Service
 }
 
 func newDice(seed uint64, ports []uint16, servers []netip.AddrPort) *dice {
-	return &dice{Rand: rand.New(rand.NewPCG(seed, 0)), ports: ports, servers: servers, next: map[catalog.Key]catalog.Service{}}
+	return &dice{Rand: rand.New(rand.NewPCG(seed, 0)), ports: ports, servers: servers, next: map[catalog.Key]*catalog.Service{}}
 }
 
 func addrs(texts ...string) []netip.AddrPort {
@@ -63,10 +63,9 @@ func (r *dice) one(n int) bool { return r.IntN(n) == 0 }
 func pick[T any](r *dice, from []T) T { return from[r.IntN(len(from))] }
 
 // want gives the catalog as it is now.
-func (r *dice) want() []catalog.Service {
-	out := make([]catalog.Service, 0, len(r.next))
+func (r *dice) want() []*catalog.Service {
+	out := make([]*catalog.Service, 0, len(r.next))
 	for _, s := range r.next {
-		s.Servers = slices.Clone(s.Servers)
 		out = append(out, s)
 	}
 	catalog.Sort(out)
@@ -76,10 +75,13 @@ func (r *dice) want() []catalog.Service {
 // change makes one change of the catalog.
 func (r *dice) change() {
 	key := catalog.Key{Port: pick(r, r.ports), Proto: catalog.TCP}
-	s, ok := r.next[key]
+	was, ok := r.next[key]
+	if !ok {
+		r.next[key] = r.service(key)
+		return
+	}
+	s := *was
 	switch {
-	case !ok:
-		s = r.service(key)
 	case r.one(8):
 		delete(r.next, key)
 		return
@@ -94,17 +96,15 @@ func (r *dice) change() {
 	default:
 		r.changeServers(&s)
 	}
-	r.next[key] = s
+	r.next[key] = s.Canonical()
 }
 
-func (r *dice) service(key catalog.Key) catalog.Service {
-	s := catalog.Service{Key: key, Name: pick(r, []string{"alpha", "beta", "gamma"}), Source: "test", Mode: catalog.ModeTCP}
+func (r *dice) service(key catalog.Key) *catalog.Service {
+	s := &catalog.Service{Key: key, Name: pick(r, []string{"alpha", "beta", "gamma"}), Source: "test", Mode: catalog.ModeTCP}
 	for range r.IntN(4) {
 		s.Servers = append(s.Servers, r.server())
 	}
-	list := []catalog.Service{s}
-	catalog.Sort(list)
-	return list[0]
+	return s.Canonical()
 }
 
 func (r *dice) server() catalog.Server {
@@ -139,7 +139,7 @@ func (r *dice) turn() {
 }
 
 // targets gives who may get traffic.
-func targets(want []catalog.Service) map[target]bool {
+func targets(want []*catalog.Service) map[target]bool {
 	out := map[target]bool{}
 	for _, s := range want {
 		for _, v := range s.Servers {

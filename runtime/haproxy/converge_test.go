@@ -216,7 +216,7 @@ func (s *story) apply(ctx context.Context) (crashed bool, r catalog.Report, err 
 }
 
 // watch tells the judge what may get traffic during a pass, and which ports must be served throughout.
-func (s *story) watch(want []catalog.Service) {
+func (s *story) watch(want []*catalog.Service) {
 	s.sim.allowed, s.sim.keep = targets(want), map[uint16]bool{}
 	wanted := map[uint16]bool{}
 	for _, w := range want {
@@ -310,7 +310,7 @@ func (s *story) converged(ctx context.Context) error {
 
 // freshStart gives the process that a driver without a past would start, for the services whose ports are free.
 func (s *story) freshStart(ctx context.Context) (*simWorker, error) {
-	free := slices.DeleteFunc(s.want(), func(w catalog.Service) bool { _, taken := s.sim.thieves[w.Port]; return taken })
+	free := slices.DeleteFunc(s.want(), func(w *catalog.Service) bool { _, taken := s.sim.thieves[w.Port]; return taken })
 	text, err := s.fresh.Render(ctx, free)
 	if err != nil {
 		return nil, err

@@ -111,7 +111,7 @@ func (d *Driver) Name() string { return "haproxy" }
 func (d *Driver) Resync() { d.resync.Store(true) }
 
 // Render gives the haproxy.cfg that a load of these services would write.
-func (d *Driver) Render(_ context.Context, want []catalog.Service) ([]byte, error) {
+func (d *Driver) Render(_ context.Context, want []*catalog.Service) ([]byte, error) {
 	l, err := d.layout(want, structure{})
 	if err != nil {
 		return nil, err
@@ -163,13 +163,13 @@ func declaresSocket(text, path string) bool {
 }
 
 // sample has services of each kind, to try templates with.
-func sample() []catalog.Service {
+func sample() []*catalog.Service {
 	server := func(addr string) catalog.Server {
 		return catalog.Server{Addr: netip.MustParseAddrPort(addr), Weight: catalog.DefaultWeight}
 	}
 	checked := server("192.0.2.1:31001")
 	checked.Check, checked.MaxConn = true, 10
-	return []catalog.Service{
+	return []*catalog.Service{
 		{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Name: "sample.tcp", Source: "sample", Mode: catalog.ModeTCP,
 			Servers: []catalog.Server{server("192.0.2.1:31000"), checked}},
 		{Key: catalog.Key{Port: 2, Proto: catalog.TCP}, Name: "sample.http", Source: "sample", Mode: catalog.ModeHTTP,

@@ -82,7 +82,7 @@ func FuzzHostileNames(f *testing.F) {
 func TestHostileNamesAreAcceptedByHAProxy(t *testing.T) {
 	needHAProxy(t)
 	d := newTestDriver(t)
-	var services []catalog.Service
+	var services []*catalog.Service
 	for i, name := range []string{"a\nlisten evil", "a;b", `x"y`, "a b#c\\", strings.Repeat("n", 5000), "\x00", "ü", ""} {
 		s := service(uint16(80+i), netip.MustParseAddrPort("10.0.0.1:1"))
 		s.Name = name

@@ -14,7 +14,7 @@ import (
 // No harm is done when the world has changed meanwhile. Each command makes HAProxy more like what is wanted, or is refused; the
 // answers behind them, of the same process, show what came of it, and the pass goes on from there. What takes something away waits
 // for such a look: the server that should be served instead may be missing.
-func (d *Driver) hasten(ctx context.Context, want []catalog.Service, r *catalog.Report) *observed {
+func (d *Driver) hasten(ctx context.Context, want []*catalog.Service, r *catalog.Report) *observed {
 	l, err := d.layout(want, d.built)
 	if err != nil {
 		return nil // as the pass will find out

@@ -25,7 +25,7 @@ func (c *counted) do(ctx context.Context, commands []string) ([]string, error) {
 }
 
 // simulated gives a driver that has brought services up in a simulated HAProxy, and what it sends from now on.
-func simulated(t *testing.T, want ...catalog.Service) (*sim, *Driver, *counted) {
+func simulated(t *testing.T, want ...*catalog.Service) (*sim, *Driver, *counted) {
 	t.Helper()
 	dir := t.TempDir()
 	s, d, err := newSim(Config{ConfigFile: filepath.Join(dir, "haproxy.cfg"), Start: Managed, Reload: Managed, Socket: "/run/s", RunDir: dir,
@@ -44,7 +44,7 @@ func simulated(t *testing.T, want ...catalog.Service) (*sim, *Driver, *counted) 
 func TestServerOfAProvenServiceIsAddedInOneBatch(t *testing.T) {
 	a := addrs("10.0.0.1:1", "10.0.0.2:2")
 	_, d, c := simulated(t, service(80, a[0]))
-	if _, err := d.Apply(t.Context(), []catalog.Service{service(80, a...)}); err != nil {
+	if _, err := d.Apply(t.Context(), []*catalog.Service{service(80, a...)}); err != nil {
 		t.Fatal(err)
 	}
 	if len(c.batches) != 1 || !strings.HasPrefix(c.batches[0][0], "add server s80.test-80/10.0.0.2:2 ") || c.batches[0][2] != "show info" {
@@ -55,7 +55,7 @@ func TestServerOfAProvenServiceIsAddedInOneBatch(t *testing.T) {
 func TestServerIsRemovedAfterALook(t *testing.T) {
 	a := addrs("10.0.0.1:1", "10.0.0.2:2")
 	_, d, c := simulated(t, service(80, a...))
-	if _, err := d.Apply(t.Context(), []catalog.Service{service(80, a[1])}); err != nil {
+	if _, err := d.Apply(t.Context(), []*catalog.Service{service(80, a[1])}); err != nil {
 		t.Fatal(err)
 	}
 	if len(c.batches) != 3 || c.batches[0][0] != "show info" || c.batches[1][0] != "disable server s80.test-80/10.0.0.1:1" {
@@ -65,7 +65,7 @@ func TestServerIsRemovedAfterALook(t *testing.T) {
 
 func TestWhatWasBelievedWronglyIsPutRightInTheSamePass(t *testing.T) {
 	a := addrs("10.0.0.1:1", "10.0.0.2:2")
-	want := []catalog.Service{service(80, a...)}
+	want := []*catalog.Service{service(80, a...)}
 	for name, change := range map[string]func(*sim){
 		"somebody paused the frontend":      func(s *sim) { s.worker.proxies[0].paused = true },
 		"somebody removed the other server": func(s *sim) { s.worker.proxies[0].servers = nil },
@@ -100,7 +100,7 @@ func TestForeignChangesOfTheFileStay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, d, _ := simulated(t, service(80, a[0]), service(81, a[0]))
 			for i := range a {
-				if _, err := d.Apply(t.Context(), []catalog.Service{service(80, a[:i+1]...), service(81, a[0])}); err != nil {
+				if _, err := d.Apply(t.Context(), []*catalog.Service{service(80, a[:i+1]...), service(81, a[0])}); err != nil {
 					t.Fatal(err)
 				}
 				if err := d.file.flush(); err != nil {

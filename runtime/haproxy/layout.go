@@ -28,7 +28,7 @@ func (l layout) text(hash string) []byte { return l.pieces(hash).appendTo(nil) }
 // layout renders those of the services, which are in canonical order, that HAProxy should listen for and that do not wait for a
 // port. A service that runs keeps the name that it runs under, as long as nothing else asks for a reload: names are for
 // operators' eyes.
-func (d *Driver) layout(want []catalog.Service, built structure) (layout, error) {
+func (d *Driver) layout(want []*catalog.Service, built structure) (layout, error) {
 	for static := d.render.last.static; ; {
 		made, err := d.render.sections(want, built, static)
 		if err != nil {

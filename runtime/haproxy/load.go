@@ -70,7 +70,7 @@ func (p *pace) failed(now time.Time, hash string, text []byte, err error) {
 // load makes HAProxy build a process from the whole text: a reload, or a start when there is none. Every port that is new is
 // proven free and held until the new worker listens on it. An error means that it was not tried; that it failed is told by
 // pace, when the pass has put right what a failed load disturbs.
-func (d *Driver) load(ctx context.Context, want []catalog.Service, v view, r *catalog.Report) error {
+func (d *Driver) load(ctx context.Context, want []*catalog.Service, v view, r *catalog.Report) error {
 	addrs := slices.Collect(maps.Keys(v.unproven()))
 	how := try
 	if uid, known := d.process.binder(); known && uid == os.Geteuid() {

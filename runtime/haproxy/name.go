@@ -9,7 +9,7 @@ import (
 )
 
 // listenName gives the name of a service's proxy: what an operator recognises, and its port, which makes it unique.
-func listenName(s catalog.Service) string {
+func listenName(s *catalog.Service) string {
 	return catalog.CleanName(s.Name) + "-" + strconv.Itoa(int(s.Port))
 }
 
@@ -57,4 +57,6 @@ func bindAddresses(arg string) []netip.AddrPort {
 }
 
 // title names a service in logs, problems and plans.
-func title(name string, key catalog.Key) string { return catalog.Service{Name: name, Key: key}.Title() }
+func title(name string, key catalog.Key) string {
+	return (&catalog.Service{Name: name, Key: key}).Title()
+}

@@ -28,7 +28,7 @@ func daemonRig(t *testing.T, prefix string, change func(*Config)) *rig {
 
 // untilReloaded makes passes until one has reloaded: the driver lets a while pass, since a signal just after its start kills
 // HAProxy's master.
-func (h *rig) untilReloaded(want []catalog.Service) {
+func (h *rig) untilReloaded(want []*catalog.Service) {
 	h.t.Helper()
 	for len(h.apply(want).Reloads) == 0 {
 	}
@@ -38,8 +38,8 @@ func TestRealCommandsStartAndReload(t *testing.T) {
 	h := daemonRig(t, "", nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
-	h.apply([]catalog.Service{service(p[0], a)})
-	want := []catalog.Service{service(p[0], a), service(p[1], a)}
+	h.apply([]*catalog.Service{service(p[0], a)})
+	want := []*catalog.Service{service(p[0], a), service(p[1], a)}
 	h.untilReloaded(want)
 	mustAnswer(t, p[1], "a")
 	h.mustBeSettled(want)
@@ -62,7 +62,7 @@ func TestRealCommandsThatFailAreNamed(t *testing.T) {
 				}
 			})
 			h.driver.process.(*commands).patience = 500 * time.Millisecond
-			_, err := h.driver.Apply(t.Context(), []catalog.Service{service(freePorts(t, 1)[0], backend(t, "a"))})
+			_, err := h.driver.Apply(t.Context(), []*catalog.Service{service(freePorts(t, 1)[0], backend(t, "a"))})
 			if c.want == "" && err != nil {
 				t.Errorf("error %v", err)
 			}
@@ -77,10 +77,10 @@ func TestRealReloadCommandThatDoesNothingIsNoSuccess(t *testing.T) {
 	h := daemonRig(t, "", nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
-	h.apply([]catalog.Service{service(p[0], a)})
+	h.apply([]*catalog.Service{service(p[0], a)})
 	h.driver.process.(*commands).reloadCommand = "exit 1"
 	waitLoad(h)
-	_, err := h.driver.Apply(t.Context(), []catalog.Service{service(p[0], a), service(p[1], a)})
+	_, err := h.driver.Apply(t.Context(), []*catalog.Service{service(p[0], a), service(p[1], a)})
 	if err == nil || !strings.Contains(err.Error(), "exit") {
 		t.Fatalf("error %v", err)
 	}
@@ -103,12 +103,12 @@ func TestRealOtherUserBindsThePorts(t *testing.T) {
 	}
 	p := freePorts(t, 21)
 	a := backend(t, "a")
-	h.apply([]catalog.Service{service(p[0], a)})
+	h.apply([]*catalog.Service{service(p[0], a)})
 	if uid, known := h.driver.process.binder(); !known || uid != 65534 {
 		t.Fatalf("HAProxy binds as user %d, %v", uid, known)
 	}
 	load := startLoad(t, p[0])
-	var want []catalog.Service
+	var want []*catalog.Service
 	for _, port := range p {
 		want = append(want, service(port, a))
 	}

@@ -28,7 +28,7 @@ func TestRealFailedReloadPausesRemovedServicesAgain(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 3)
 	a := backend(t, "a")
-	both := []catalog.Service{service(p[0], a), service(p[1], a)}
+	both := []*catalog.Service{service(p[0], a), service(p[1], a)}
 	h.apply(both)
 	h.apply(both[:1])
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p[2]))
@@ -38,7 +38,7 @@ func TestRealFailedReloadPausesRemovedServicesAgain(t *testing.T) {
 	defer l.Close()
 	waitLoad(h)
 	h.driver.ports = blindPorts{}
-	want := []catalog.Service{both[0], service(p[2], a)}
+	want := []*catalog.Service{both[0], service(p[2], a)}
 	r, err := h.driver.Apply(t.Context(), want)
 	if err == nil {
 		t.Fatal("a reload with a taken port succeeded")
@@ -63,11 +63,11 @@ func TestRealRefusedConfigurationLeavesTheOldOneServing(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a, b := backend(t, "a"), backend(t, "b")
-	h.apply([]catalog.Service{service(p[0], a)})
+	h.apply([]*catalog.Service{service(p[0], a)})
 	pid := h.driver.last.pid
 	h.config.TemplateFile = writeTemplate(t, "    no-such-keyword\n", "")
 	h.restart()
-	r, err := h.driver.Apply(t.Context(), []catalog.Service{service(p[0], b), service(p[1], a)})
+	r, err := h.driver.Apply(t.Context(), []*catalog.Service{service(p[0], b), service(p[1], a)})
 	if err == nil || !strings.Contains(err.Error(), "no-such-keyword") {
 		t.Errorf("error %v, want HAProxy's words about no-such-keyword", err)
 	}
@@ -76,7 +76,7 @@ func TestRealRefusedConfigurationLeavesTheOldOneServing(t *testing.T) {
 	}
 	h.config.TemplateFile = ""
 	h.restart()
-	want := []catalog.Service{service(p[0], b), service(p[1], a)}
+	want := []*catalog.Service{service(p[0], b), service(p[1], a)}
 	if r := h.apply(want); len(r.Reloads) != 1 {
 		t.Errorf("reloads %q", r.Reloads)
 	}
@@ -151,12 +151,12 @@ func TestRealTemplatesConvergeWithTheReloadsThatPlanPromised(t *testing.T) {
 			h := newRig(t, func(c *Config) { c.TemplateFile = template.path })
 			p := freePorts(t, 1)[0]
 			a, b, c := backend(t, "a"), backend(t, "b"), backend(t, "c")
-			h.apply([]catalog.Service{service(p, a)})
+			h.apply([]*catalog.Service{service(p, a)})
 			heavy := service(p, b, c)
 			heavy.Servers[0].Weight, heavy.Servers[0].MaxConn = 1000, 7
 			reloads := 0
-			var want []catalog.Service
-			for _, want = range [][]catalog.Service{{service(p, a, b)}, {service(p, b, c)}, {heavy}} {
+			var want []*catalog.Service
+			for _, want = range [][]*catalog.Service{{service(p, a, b)}, {service(p, b, c)}, {heavy}} {
 				waitLoad(h)
 				planned, err := h.driver.Plan(t.Context(), want)
 				if err != nil {
@@ -191,7 +191,7 @@ func TestRealServerWithConnectionsIsDeletedLater(t *testing.T) {
 	}
 	defer l.Close()
 	slow, quick := l.Addr().(*net.TCPAddr).AddrPort(), backend(t, "quick")
-	h.apply([]catalog.Service{service(p, slow)})
+	h.apply([]*catalog.Service{service(p, slow)})
 	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", p))
 	if err != nil {
 		t.Fatal(err)
@@ -202,7 +202,7 @@ func TestRealServerWithConnectionsIsDeletedLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.Close()
-	want := []catalog.Service{service(p, quick)}
+	want := []*catalog.Service{service(p, quick)}
 	h.apply(want)
 	if len(h.driver.leaving) != 1 {
 		t.Fatalf("leaving %v, want the server with a connection", h.driver.leaving)
@@ -234,14 +234,14 @@ func TestRealFailedChecksAreCarriedOverAReload(t *testing.T) {
 	for i := range s.Servers {
 		s.Servers[i].Check = true
 	}
-	h.apply([]catalog.Service{s})
+	h.apply([]*catalog.Service{s})
 	name := dead.String() + ":c"
 	if _, err := h.driver.cli.do(t.Context(), []string{"set server " + listenName(s) + "/" + name + " health down"}); err != nil {
 		t.Fatal(err)
 	}
 	h.driver.Resync()
 	waitLoad(h)
-	if r := h.apply([]catalog.Service{s, service(p[1], live)}); len(r.Reloads) != 1 {
+	if r := h.apply([]*catalog.Service{s, service(p[1], live)}); len(r.Reloads) != 1 {
 		t.Fatalf("reloads %q", r.Reloads)
 	}
 	have, err := h.driver.observe(t.Context(), h.driver.looking(nil))
@@ -258,13 +258,13 @@ func TestRealStatsSocketThatIsGone(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 1)
 	a, b := backend(t, "a"), backend(t, "b")
-	h.apply([]catalog.Service{service(p[0], a)})
+	h.apply([]*catalog.Service{service(p[0], a)})
 	old := h.driver.last.pid
 	if err := os.Remove(h.config.Socket); err != nil {
 		t.Fatal(err)
 	}
 	load := startLoad(t, p[0])
-	want := []catalog.Service{service(p[0], b)}
+	want := []*catalog.Service{service(p[0], b)}
 	waitLoad(h)
 	h.apply(want)
 	if err := host.WaitExit(t.Context(), old); err != nil {
@@ -279,7 +279,7 @@ func TestRealTakenPortOfTheTemplateStopsNoChangeOfServers(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
-	h.apply([]catalog.Service{service(p[0], a)})
+	h.apply([]*catalog.Service{service(p[0], a)})
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p[1]))
 	if err != nil {
 		t.Fatal(err)
@@ -301,11 +301,11 @@ func TestRealRefusedWordsOfAServerStayRefused(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 1)
 	a, b := backend(t, "a"), backend(t, "b")
-	h.apply([]catalog.Service{service(p[0], a)})
+	h.apply([]*catalog.Service{service(p[0], a)})
 	h.config.TemplateFile = writeTemplate(t, "", " ssl verify required ca-file /no/such/file")
 	h.restart()
 	for range 3 {
-		if _, err := h.driver.Apply(t.Context(), []catalog.Service{service(p[0], b)}); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
+		if _, err := h.driver.Apply(t.Context(), []*catalog.Service{service(p[0], b)}); err == nil || !strings.Contains(err.Error(), "/no/such/file") {
 			t.Errorf("error %v, want HAProxy's words about the file", err)
 		}
 	}
@@ -320,7 +320,7 @@ func TestRealRefusedWordsOfAServerStayRefused(t *testing.T) {
 func TestRealShutDownFrontendIsLoadedAnew(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 1)
-	want := []catalog.Service{service(p[0], backend(t, "a"))}
+	want := []*catalog.Service{service(p[0], backend(t, "a"))}
 	h.apply(want)
 	if _, err := h.driver.cli.do(t.Context(), []string{"shutdown frontend " + listenName(want[0])}); err != nil {
 		t.Fatal(err)
@@ -338,7 +338,7 @@ func TestRealMasterSocketThatIsGone(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
-	h.apply([]catalog.Service{service(p[0], a)})
+	h.apply([]*catalog.Service{service(p[0], a)})
 	m := h.driver.process.(*managed)
 	if _, err := m.showProc(t.Context()); err != nil {
 		t.Fatal(err)
@@ -347,7 +347,7 @@ func TestRealMasterSocketThatIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	load := startLoad(t, p[0])
-	want := []catalog.Service{service(p[0], a), service(p[1], a)}
+	want := []*catalog.Service{service(p[0], a), service(p[1], a)}
 	waitLoad(h)
 	h.apply(want)
 	mustNotFail(t, load)
@@ -359,10 +359,10 @@ func TestRealRefusedBalanceStopsNoChangeOfServers(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 1)
 	a, b := backend(t, "a"), backend(t, "b")
-	h.apply([]catalog.Service{service(p[0], a)})
+	h.apply([]*catalog.Service{service(p[0], a)})
 	h.config.TemplateFile = writeTemplate(t, "    balance leastcon\n", "")
 	h.restart()
-	if _, err := h.driver.Apply(t.Context(), []catalog.Service{service(p[0], b)}); err == nil || !strings.Contains(err.Error(), "leastcon") {
+	if _, err := h.driver.Apply(t.Context(), []*catalog.Service{service(p[0], b)}); err == nil || !strings.Contains(err.Error(), "leastcon") {
 		t.Errorf("error %v", err)
 	}
 	mustAnswer(t, p[0], "b")
@@ -372,7 +372,7 @@ func TestRealDriftIsRepairedAndTold(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 1)
 	a, b := backend(t, "a"), backend(t, "b")
-	want := []catalog.Service{service(p[0], a)}
+	want := []*catalog.Service{service(p[0], a)}
 	h.apply(want)
 	server := listenName(want[0]) + "/" + serverName(want[0].Servers[0])
 	for _, command := range []string{"set server " + server + " weight 7", "disable frontend " + listenName(want[0])} {
@@ -386,7 +386,7 @@ func TestRealDriftIsRepairedAndTold(t *testing.T) {
 	}
 	mustAnswer(t, p[0], "a")
 	h.driver.Resync()
-	if r := h.apply([]catalog.Service{service(p[0], b)}); len(r.Drift) != 0 || len(r.Changes) != 2 {
+	if r := h.apply([]*catalog.Service{service(p[0], b)}); len(r.Drift) != 0 || len(r.Changes) != 2 {
 		t.Errorf("drift %+v of changes %+v, want no drift: the catalog changed", r.Drift, r.Changes)
 	}
 }

@@ -82,10 +82,10 @@ func TestRealTakenPortNeverReachesTheFile(t *testing.T) {
 			h := newRig(t, nil)
 			p := freePorts(t, 3)
 			a := backend(t, "a")
-			h.apply([]catalog.Service{service(p[0], a)})
+			h.apply([]*catalog.Service{service(p[0], a)})
 			who := steal(t, p[1])
 			load := startLoad(t, p[0])
-			want := []catalog.Service{service(p[0], a), service(p[1], a), service(p[2], a)}
+			want := []*catalog.Service{service(p[0], a), service(p[1], a), service(p[2], a)}
 			waitLoad(h)
 			r := h.apply(want)
 			if len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Reason, who) || !strings.Contains(r.Problems[0].Subject, fmt.Sprint(p[1])) {
@@ -138,7 +138,7 @@ func TestRealPortIsOfferedWhenItIsFree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []catalog.Service{service(p[0], a), service(p[1], a)}
+	want := []*catalog.Service{service(p[0], a), service(p[1], a)}
 	if r := h.apply(want); len(r.Problems) != 1 {
 		t.Fatalf("problems %+v", r.Problems)
 	}
@@ -154,7 +154,7 @@ func TestRealPausedPortThatWasTaken(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a := backend(t, "a")
-	both := []catalog.Service{service(p[0], a), service(p[1], a)}
+	both := []*catalog.Service{service(p[0], a), service(p[1], a)}
 	h.apply(both)
 	h.apply(both[:1])
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p[1])) // Go sets SO_REUSEADDR: a paused port can be taken so
@@ -176,7 +176,7 @@ func TestRealServiceOnThePortOfTheTemplate(t *testing.T) {
 			fmt.Sprintf("listen stats\n    bind 127.0.0.1:%d\n    mode http\n    stats enable\n{{range .Services}}", p[1]), 1))
 	})
 	a := backend(t, "a")
-	r := h.apply([]catalog.Service{service(p[0], a), service(p[1], a)})
+	r := h.apply([]*catalog.Service{service(p[0], a), service(p[1], a)})
 	if len(r.Problems) != 1 || !strings.Contains(r.Problems[0].Reason, "template") {
 		t.Errorf("problems %+v", r.Problems)
 	}

@@ -97,7 +97,7 @@ func processesOf(path string) []int {
 }
 
 // apply makes a pass that must succeed.
-func (h *rig) apply(want []catalog.Service) catalog.Report {
+func (h *rig) apply(want []*catalog.Service) catalog.Report {
 	h.t.Helper()
 	r, err := h.driver.Apply(h.t.Context(), want)
 	if err != nil {
@@ -107,7 +107,7 @@ func (h *rig) apply(want []catalog.Service) catalog.Report {
 }
 
 // mustBeSettled checks that a plan of everything is empty, and that the file on disk says what runs.
-func (h *rig) mustBeSettled(want []catalog.Service) {
+func (h *rig) mustBeSettled(want []*catalog.Service) {
 	h.t.Helper()
 	h.driver.Resync()
 	r, err := h.driver.Plan(h.t.Context(), want)
@@ -169,26 +169,24 @@ func ask(port uint16) (string, error) {
 	return string(buf[:n]), err
 }
 
-func service(port uint16, servers ...netip.AddrPort) catalog.Service {
-	s := catalog.Service{Key: catalog.Key{Port: port, Proto: catalog.TCP}, Name: fmt.Sprintf("s%d.test", port), Source: "test", Mode: catalog.ModeTCP}
+func service(port uint16, servers ...netip.AddrPort) *catalog.Service {
+	s := &catalog.Service{Key: catalog.Key{Port: port, Proto: catalog.TCP}, Name: fmt.Sprintf("s%d.test", port), Source: "test", Mode: catalog.ModeTCP}
 	for _, a := range servers {
 		s.Servers = append(s.Servers, catalog.Server{Addr: a, Weight: catalog.DefaultWeight})
 	}
-	list := []catalog.Service{s}
-	catalog.Sort(list)
-	return list[0]
+	return s.Canonical()
 }
 
 func TestRealFirstLoadThenServersWithoutReload(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 2)
 	a, b := backend(t, "a"), backend(t, "b")
-	r := h.apply([]catalog.Service{service(p[0], a)})
+	r := h.apply([]*catalog.Service{service(p[0], a)})
 	if len(r.Reloads) != 0 {
 		t.Fatalf("a first start counts as a reload: %q", r.Reloads)
 	}
 	mustAnswer(t, p[0], "a")
-	want := []catalog.Service{service(p[0], b)}
+	want := []*catalog.Service{service(p[0], b)}
 	r = h.apply(want)
 	if len(r.Reloads) != 0 || len(r.Changes) != 2 {
 		t.Fatalf("report %+v", r)

@@ -40,8 +40,9 @@ type renderer struct {
 
 // made is the latest list of sections and what it was made of.
 type made struct {
-	want     []catalog.Service
-	built    string // the hash of the structure that names come from
+	want     []*catalog.Service
+	each     sections // of each of want; nil for one that is not to be offered
+	built    string   // the hash of the structure that names come from
 	static   string
 	sections sections
 	fixed    bool // some section needs a reload for each change of its servers
@@ -75,7 +76,7 @@ func newRenderer(t *template.Template, global templates.HAProxy, bind netip.Addr
 	}
 	r := &renderer{source: sourceOf(t), service: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
 		desks: make([]desk, runtime.GOMAXPROCS(0))}
-	empty, err := r.make(&r.desks[0], catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}, "empty", "")
+	empty, err := r.make(&r.desks[0], &catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}, "empty", "")
 	if err != nil {
 		return nil, err
 	}
@@ -98,12 +99,12 @@ func sourceOf(t *template.Template) string {
 // tryServers finds out whether a server's line says more than its address and check with other words than weight and
 // maxconn: then a server that changes in weight would need to be added anew, under the name that it has.
 func (r *renderer) tryServers() error {
-	s := catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}
 	addr := netip.MustParseAddrPort("192.0.2.1:1")
 	fixed := map[string]bool{}
 	for _, weight := range []int{1, catalog.DefaultWeight, catalog.MaxWeight} {
 		for _, maxConn := range []int{0, 1, 10000} {
-			s.Servers = []catalog.Server{{Addr: addr, Weight: weight, MaxConn: maxConn}}
+			s := &catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP,
+				Servers: []catalog.Server{{Addr: addr, Weight: weight, MaxConn: maxConn}}}
 			sec, err := r.make(&r.desks[0], s, "sample", "")
 			if err != nil {
 				return err
@@ -123,7 +124,7 @@ func (r *renderer) tryServers() error {
 }
 
 // head gives a service's data outside of its section.
-func (r *renderer) head(s catalog.Service, name string) templates.HAProxyService {
+func (r *renderer) head(s *catalog.Service, name string) templates.HAProxyService {
 	return templates.HAProxyService{Name: name, Port: s.Port, Bind: netip.AddrPortFrom(r.bind, s.Port).String(), Mode: string(s.Mode),
 		HTTP: s.Mode == catalog.ModeHTTP, Source: s.Source, MaxConn: r.maxConn, TimeoutClient: seconds(s.Timeouts.Client), TimeoutServer: seconds(s.Timeouts.Server)}
 }
@@ -143,51 +144,52 @@ func (r *renderer) offers(s *catalog.Service) bool {
 }
 
 // sections gives the sections of the services that are to be offered, under the names that built has for them. static is why
-// the defaults forbid changes at run time, if they do. want, and the list before, are walked side by side.
-func (r *renderer) sections(want []catalog.Service, built structure, static string) (sections, error) {
+// the defaults forbid changes at run time, if they do. want, and the list before, are walked side by side; at the same services
+// in both it looks by their pointers alone.
+func (r *renderer) sections(want []*catalog.Service, built structure, static string) (sections, error) {
 	was := r.made
 	same := was.built == built.Hash && was.static == static
-	if same && len(want) == len(was.want) && (len(want) == 0 || &want[0] == &was.want[0]) {
+	if same && catalog.SameList(want, was.want) {
 		return was.sections, nil
 	}
-	out := make(sections, 0, len(want))
+	each := make(sections, len(want))
 	var todo []task
-	i, at := 0, 0 // of was.want, and of its section
-	for k := range want {
-		s := &want[k]
-		known := i < len(was.want) && catalog.Same(&was.want[i], s)
-		if !known {
-			for ; i < len(was.want) && was.want[i].Key.Compare(s.Key) < 0; i++ {
-				if r.offers(&was.want[i]) {
-					at++
-				}
+	for i, k := 0, 0; k < len(want); k++ { // i is of was.want
+		if same {
+			run := catalog.InStep(want[k:], was.want[i:])
+			copy(each[k:], was.each[i:i+run])
+			if i, k = i+run, k+run; k == len(want) {
+				break
 			}
-			known = i < len(was.want) && catalog.Same(&was.want[i], s)
 		}
-		if !r.offers(s) {
-			continue
+		s := want[k]
+		for i < len(was.want) && was.want[i] != s && was.want[i].Key.Compare(s.Key) < 0 {
+			i++
 		}
-		var old *section
+		known := i < len(was.want) && was.want[i].Equal(s)
 		if known {
-			old = was.sections[at]
-			i, at = i+1, at+1
+			each[k] = was.each[i]
+			i++
+		}
+		old := each[k]
+		if old == nil && (known || !r.offers(s)) {
+			continue // HAProxy should not listen for it
 		}
 		if old == nil || !same && (old.outside != static || old.name != built.nameOf(s)) {
-			todo = append(todo, task{len(out), s, built.nameOf(s)})
+			todo = append(todo, task{k, s, built.nameOf(s)})
 		}
-		out = append(out, old)
 	}
-	if err := r.renderAll(todo, static, out); err != nil {
+	if err := r.renderAll(todo, static, each); err != nil {
 		return nil, err
 	}
-	fixed := false
+	fixed, out := false, each.made()
 	for _, t := range todo {
-		fixed = fixed || out[t.at].static != ""
+		fixed = fixed || each[t.at].static != ""
 	}
 	if was.fixed && !fixed { // perhaps it was one that is gone
 		fixed = slices.ContainsFunc(out, func(s *section) bool { return s.static != "" })
 	}
-	r.made = made{want, built.Hash, static, out, fixed}
+	r.made = made{want, each, built.Hash, static, out, fixed}
 	return out, nil
 }
 
@@ -196,7 +198,7 @@ func (st structure) nameOf(s *catalog.Service) string {
 	if b, ok := st.service(s.Key); ok {
 		return b.Name
 	}
-	return listenName(*s)
+	return listenName(s)
 }
 
 // task is a section to be made, and its place in a list.
@@ -215,7 +217,7 @@ func (r *renderer) renderAll(todo []task, static string, out sections) error {
 	}
 	work := func(w int) error {
 		for k := w; k < len(todo); k += len(desks) {
-			s, err := r.make(&desks[w], *todo[k].service, todo[k].name, static)
+			s, err := r.make(&desks[w], todo[k].service, todo[k].name, static)
 			if err != nil {
 				return err
 			}
@@ -236,7 +238,7 @@ func (r *renderer) renderAll(todo []task, static string, out sections) error {
 }
 
 // make renders a section; goroutines with desks of their own may do so at the same time.
-func (r *renderer) make(at *desk, s catalog.Service, name, static string) (*section, error) {
+func (r *renderer) make(at *desk, s *catalog.Service, name, static string) (*section, error) {
 	servers := make([]templates.HAProxyServer, len(s.Servers))
 	usual := make([]usualLine, len(s.Servers))
 	for i, v := range s.Servers {
@@ -280,8 +282,7 @@ func templateServer(v catalog.Server, o *serverOptions) templates.HAProxyServer 
 
 // outerOf gives the outer text around sections. It depends on their heads alone.
 func (r *renderer) outerOf(list sections) (outer, error) {
-	alike := func(a, b *section) bool { return a == b || a.head == b.head }
-	if r.last.hash != "" && slices.EqualFunc(list, r.of, alike) {
+	if r.last.hash != "" && headsAlike(list, r.of) {
 		r.of = list // of which the next one differs less
 		return r.last, nil
 	}

@@ -15,7 +15,7 @@ import (
 // changed once made.
 type section struct {
 	key     catalog.Key
-	service catalog.Service          // what it was made of
+	service *catalog.Service         // what it was made of
 	head    templates.HAProxyService // what the outer text is told of it
 	outside string                   // why the defaults of the outer text forbade changing servers at run time when it was made
 	name    string                   // the name that the template was given

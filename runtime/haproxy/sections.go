@@ -40,6 +40,14 @@ func (l sections) drop(key catalog.Key) sections {
 	return l
 }
 
+// made gives the list without the places that are empty: the same one when none is.
+func (l sections) made() sections {
+	if !slices.Contains(l, nil) {
+		return l
+	}
+	return slices.DeleteFunc(slices.Clone(l), func(s *section) bool { return s == nil })
+}
+
 // without gives a list without the services that are named, leaving the first one as it was.
 func without[V any](l sections, named map[catalog.Key]V) sections {
 	if len(named) == 0 {
@@ -60,10 +68,12 @@ func (l sections) keys() []catalog.Key {
 // differing gives the keys, in order, of the services of which only one list has a section, or the two have different ones.
 func differing(a, b sections) []catalog.Key {
 	out := []catalog.Key{}
-	for len(a) > 0 || len(b) > 0 {
+	for {
+		same := catalog.InStep(a, b)
+		a, b = a[same:], b[same:]
 		switch {
-		case len(a) > 0 && len(b) > 0 && a[0] == b[0]:
-			a, b = a[1:], b[1:]
+		case len(a) == 0 && len(b) == 0:
+			return out
 		case len(b) == 0 || len(a) > 0 && a[0].key.Compare(b[0].key) < 0:
 			out = append(out, a[0].key)
 			a = a[1:]
@@ -75,5 +85,17 @@ func differing(a, b sections) []catalog.Key {
 			a, b = a[1:], b[1:]
 		}
 	}
-	return out
+}
+
+// headsAlike reports whether the outer text is told the same of two lists.
+func headsAlike(a, b sections) bool {
+	if len(a) != len(b) || catalog.SameList(a, b) {
+		return len(a) == len(b)
+	}
+	for i := range a {
+		if a[i] != b[i] && a[i].head != b[i].head {
+			return false
+		}
+	}
+	return true
 }

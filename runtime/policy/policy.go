@@ -29,8 +29,8 @@ type Policy struct {
 
 // Decision is what this host should offer, and what was left out.
 type Decision struct {
-	Want     []catalog.Service // in canonical order, one a key
-	Problems []catalog.Problem // what Decide itself left out, in a fixed order; the snapshots' own problems are not repeated
+	Want     []*catalog.Service // in canonical order, one a key
+	Problems []catalog.Problem  // what Decide itself left out, in a fixed order; the snapshots' own problems are not repeated
 }
 
 // claim is a service with what decides whether it gets its port.
@@ -50,33 +50,77 @@ func (p Policy) Decide(snaps []catalog.Snapshot) Decision { return p.Next(Decisi
 // Next gives what Decide gives. last must be a decision of the same policy: what was wanted then, and comes in the very same
 // form, is wanted again without another look at its servers.
 func (p Policy) Next(last Decision, snaps []catalog.Snapshot) Decision {
-	var d Decision
-	known := last.Want
+	if list, ok := only(snaps); ok {
+		if d, ok := p.alone(last.Want, list); ok {
+			return d
+		}
+	}
 	m := merge(snaps)
-	want := collector{from: m.largest()}
+	n := next{policy: p, known: last.Want, want: collector{from: m.largest()}}
 	for group := m.next(); len(group) > 0; group = m.next() {
 		if len(group) > 1 {
 			slices.SortStableFunc(group, claim.outranks)
 		}
 		owner := group[0]
 		for _, loser := range group[1:] {
-			d.Problems = append(d.Problems, lost(owner, loser))
+			n.problems = append(n.problems, lost(owner, loser))
 		}
-		for len(known) > 0 && known[0].Key.Compare(owner.Key) < 0 {
-			known = known[1:]
-		}
-		if len(known) > 0 && catalog.Same(&known[0], owner.Service) {
-			known = known[1:]
-			want.add(owner.Service)
-		} else if reason := p.refuse(owner.Service); reason == "" {
-			want.add(p.offer(owner.Service))
-		} else {
-			d.Problems = append(d.Problems, problem(owner.Service, reason))
-		}
+		n.take(owner.Service)
 	}
-	d.Want = want.list()
-	return d
+	return n.decision()
 }
+
+// alone decides on the only list that there is; not ok when it is not strictly in order, as those of our own sources are. Where it goes
+// in step with what was wanted, which is in order, no service is looked at.
+func (p Policy) alone(wanted, list []*catalog.Service) (Decision, bool) {
+	n := next{policy: p, known: wanted, want: collector{from: list}}
+	for i := 0; i < len(list); {
+		if i > 0 && list[i-1].Key.Compare(list[i].Key) >= 0 {
+			return Decision{}, false
+		}
+		same := catalog.InStep(list[i:], n.known)
+		if same == 0 {
+			n.take(list[i])
+			i++
+			continue
+		}
+		n.want.add(list[i : i+same]...)
+		n.known = n.known[same:]
+		i += same
+	}
+	return n.decision(), true
+}
+
+// next is a decision that is being made, service by service in the order of their keys.
+type next struct {
+	policy   Policy
+	known    []*catalog.Service // what was wanted, without those that were passed
+	want     collector
+	problems []catalog.Problem
+}
+
+// take decides on the service that has its port.
+func (n *next) take(s *catalog.Service) {
+	for len(n.known) > 0 && n.known[0] != s && n.known[0].Key.Compare(s.Key) < 0 {
+		n.known = n.known[1:]
+	}
+	if len(n.known) > 0 && n.known[0].Equal(s) {
+		n.known = n.known[1:]
+		n.want.add(s)
+		return
+	}
+	if reason := n.policy.refuse(s); reason != "" {
+		n.problems = append(n.problems, problem(s, reason))
+		return
+	}
+	offered := n.policy.offer(s)
+	if len(n.known) > 0 && n.known[0].Equal(offered) {
+		offered = n.known[0] // made of the same as last time
+	}
+	n.want.add(offered)
+}
+
+func (n *next) decision() Decision { return Decision{Want: n.want.list(), Problems: n.problems} }
 
 // outranks is negative when a gets the port that both want. Services of one source and name are told apart by all that
 // they have, so that the same one wins every time.
@@ -84,7 +128,7 @@ func (c claim) outranks(o claim) int {
 	if c := cmp.Or(cmp.Compare(o.priority, c.priority), cmp.Compare(c.source, o.source), cmp.Compare(c.Name, o.Name)); c != 0 {
 		return c
 	}
-	return cmp.Compare(catalog.Format([]catalog.Service{*c.Service}), catalog.Format([]catalog.Service{*o.Service}))
+	return cmp.Compare(catalog.Format([]*catalog.Service{c.Service}), catalog.Format([]*catalog.Service{o.Service}))
 }
 
 func lost(owner, loser claim) catalog.Problem {
@@ -100,7 +144,7 @@ func lost(owner, loser claim) catalog.Problem {
 }
 
 func problem(s *catalog.Service, reason string) catalog.Problem {
-	return catalog.Problem{Source: "policy", Subject: s.Name + " " + s.Key.String(), Reason: reason}
+	return catalog.Problem{Source: "policy", Subject: s.Title(), Reason: reason}
 }
 
 // refuse tells why the service cannot be offered, or nothing.
@@ -121,12 +165,7 @@ func (p Policy) refuse(s *catalog.Service) string {
 
 // offer gives the service as it is wanted: the same one, unless something must change.
 func (p Policy) offer(s *catalog.Service) *catalog.Service {
-	if !canonical(s.Servers) {
-		one := []catalog.Service{*s}
-		one[0].Servers = slices.Clone(s.Servers)
-		catalog.Sort(one)
-		s = &one[0]
-	}
+	s = s.Canonical()
 	if p.Check != CheckAlways && p.Check != CheckNever {
 		return s
 	}
@@ -140,13 +179,4 @@ func (p Policy) offer(s *catalog.Service) *catalog.Service {
 		other.Servers[i].Check = check
 	}
 	return &other
-}
-
-func canonical(servers []catalog.Server) bool {
-	for i := 1; i < len(servers); i++ {
-		if servers[i-1].Addr.Compare(servers[i].Addr) >= 0 {
-			return false
-		}
-	}
-	return true
 }

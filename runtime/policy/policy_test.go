@@ -13,11 +13,11 @@ import (
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
-func service(port uint16, name string, servers ...catalog.Server) catalog.Service {
-	return catalog.Service{Key: catalog.Key{Port: port, Proto: catalog.TCP}, Name: name, Source: "s", Mode: catalog.ModeTCP, Servers: servers}
+func service(port uint16, name string, servers ...catalog.Server) *catalog.Service {
+	return &catalog.Service{Key: catalog.Key{Port: port, Proto: catalog.TCP}, Name: name, Source: "s", Mode: catalog.ModeTCP, Servers: servers}
 }
 
-func udp(port uint16, name string) catalog.Service {
+func udp(port uint16, name string) *catalog.Service {
 	s := service(port, name)
 	s.Proto = catalog.UDP
 	return s
@@ -39,7 +39,7 @@ func checked(addr string) catalog.Server {
 	return v
 }
 
-func snapshot(source string, priority int, services ...catalog.Service) catalog.Snapshot {
+func snapshot(source string, priority int, services ...*catalog.Service) catalog.Snapshot {
 	return catalog.Snapshot{Source: source, Priority: priority, Services: services}
 }
 
@@ -150,8 +150,8 @@ func drawServer(t *rapid.T) catalog.Server {
 }
 
 func drawSnapshots(t *rapid.T) []catalog.Snapshot {
-	services := rapid.Custom(func(t *rapid.T) catalog.Service {
-		return catalog.Service{
+	services := rapid.Custom(func(t *rapid.T) *catalog.Service {
+		return &catalog.Service{
 			Key: catalog.Key{Port: uint16(rapid.IntRange(1, 4).Draw(t, "port")),
 				Proto: rapid.SampledFrom([]catalog.Proto{catalog.TCP, catalog.UDP}).Draw(t, "proto")},
 			Name:    rapid.SampledFrom([]string{"a", "b"}).Draw(t, "name"),
@@ -181,7 +181,7 @@ func TestDecideGivesEachKeyOneOwnerAndNamesEveryOther(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p, snaps := drawPolicy(t), drawSnapshots(t)
 		d := p.Decide(snaps)
-		if !slices.IsSortedFunc(d.Want, func(a, b catalog.Service) int { return a.Key.Compare(b.Key) }) {
+		if !slices.IsSortedFunc(d.Want, func(a, b *catalog.Service) int { return a.Key.Compare(b.Key) }) {
 			t.Fatalf("not in order: %s", text(d))
 		}
 		owned, total := map[catalog.Key]bool{}, 0
@@ -207,8 +207,10 @@ func TestDecideNeverWritesToItsInput(t *testing.T) {
 		for i, s := range snaps {
 			before[i] = s
 			before[i].Services = slices.Clone(s.Services)
-			for j := range before[i].Services {
-				before[i].Services[j].Servers = slices.Clone(s.Services[j].Servers)
+			for j, s := range s.Services {
+				other := *s
+				other.Servers = slices.Clone(s.Servers)
+				before[i].Services[j] = &other
 			}
 		}
 		p.Decide(snaps)
@@ -238,6 +240,46 @@ func TestNextDecidesLikeDecide(t *testing.T) {
 			t.Fatalf("after another decision\n%s\nwithout one\n%s", got, want)
 		}
 	})
+}
+
+// One list in order, which is walked in step with what was wanted, comes to what it does when it has to be put in order first.
+func TestOneListInOrderIsDecidedLikeAnyOther(t *testing.T) {
+	inOrder := func(t *rapid.T, some []*catalog.Service) catalog.Snapshot {
+		catalog.Sort(some)
+		return snapshot("s", 0, slices.CompactFunc(some, func(a, b *catalog.Service) bool { return a.Key == b.Key })...)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		p := drawPolicy(t)
+		all := func() (out []*catalog.Service) {
+			for _, s := range drawSnapshots(t) {
+				out = append(out, s.Services...)
+			}
+			return out
+		}
+		before := inOrder(t, all())
+		kept := slices.DeleteFunc(slices.Clone(before.Services), func(*catalog.Service) bool { return rapid.IntRange(0, 3).Draw(t, "gone") == 0 })
+		after := inOrder(t, append(kept, all()...))
+		reversed := after
+		reversed.Services = slices.Clone(after.Services)
+		slices.Reverse(reversed.Services)
+		last := p.Decide([]catalog.Snapshot{before})
+		want := text(p.Decide([]catalog.Snapshot{reversed}))
+		if got := text(p.Next(last, []catalog.Snapshot{after})); got != want {
+			t.Fatalf("in order\n%s\nin another\n%s", got, want)
+		}
+	})
+}
+
+// A list that is in step with what was wanted and yet has a key twice is no list in order.
+func TestAKeyThatComesAgainIsFound(t *testing.T) {
+	a, b := service(1, "a"), service(2, "b")
+	last := (Policy{}).Decide([]catalog.Snapshot{snapshot("s", 0, a, b)})
+	for _, list := range [][]*catalog.Service{{a, a, b}, {a, b, a}, {b, a}, {a, b, service(2, "c")}, {a, service(2, "c"), b}} {
+		snaps := []catalog.Snapshot{snapshot("s", 0, list...)}
+		if got, want := text((Policy{}).Next(last, snaps)), text((Policy{}).Decide([]catalog.Snapshot{snapshot("s", 0, list[1:]...), snapshot("s", 0, list[0])})); got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+	}
 }
 
 // A change of one service costs no copy of the others: those of the only snapshot are wanted as they are.

@@ -14,11 +14,11 @@ type still struct{}
 
 func (still) Name() string { return "still" }
 
-func (still) Plan(context.Context, []catalog.Service) (catalog.Report, error) {
+func (still) Plan(context.Context, []*catalog.Service) (catalog.Report, error) {
 	return catalog.Report{}, nil
 }
 
-func (still) Apply(context.Context, []catalog.Service) (catalog.Report, error) {
+func (still) Apply(context.Context, []*catalog.Service) (catalog.Report, error) {
 	return catalog.Report{}, nil
 }
 

@@ -32,7 +32,7 @@ func TestALoopThatContinuesMakesItsFirstPassAtOnce(t *testing.T) {
 		synctest.Wait()
 		r.logged(webReload, webAdd1, `level=INFO msg="driver recovered" driver=haproxy`)
 		pass := r.loop.Pass()
-		if s := pass.Sources[0]; !s.Succeeded.Equal(began) || s.Err != "no route" || s.Services != 1 {
+		if s := pass.Sources[0]; !s.Succeeded.Equal(began) || s.Err != "no route" || len(s.Services) != 1 {
 			t.Errorf("source %+v, want it as it was", s)
 		}
 		if d := pass.Drivers[0]; !pass.Applied || pass.Passes != 4 || d.Reloads != 2 || len(pass.Reloads) != 2 {

@@ -53,15 +53,15 @@ func (s *fakeSource) Run(ctx context.Context, out chan<- catalog.Snapshot) error
 }
 
 // read is a good answer; failed is none.
-func read(services ...catalog.Service) catalog.Snapshot {
+func read(services ...*catalog.Service) catalog.Snapshot {
 	return catalog.Snapshot{Services: services, Succeeded: time.Now(), Heard: time.Now()}
 }
 
 func failed(reason string) catalog.Snapshot { return catalog.Snapshot{Err: reason} }
 
 // service has so many servers behind a port.
-func service(name string, port uint16, servers int) catalog.Service {
-	s := catalog.Service{Key: catalog.Key{Port: port, Proto: catalog.TCP}, Name: name, Mode: catalog.ModeTCP}
+func service(name string, port uint16, servers int) *catalog.Service {
+	s := &catalog.Service{Key: catalog.Key{Port: port, Proto: catalog.TCP}, Name: name, Mode: catalog.ModeTCP}
 	for i := range servers {
 		s.Servers = append(s.Servers, catalog.Server{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 31000), Weight: catalog.DefaultWeight})
 	}
@@ -119,7 +119,7 @@ func (d *fakeDriver) enter() func() {
 	return func() { d.inside.Add(-1) }
 }
 
-func (d *fakeDriver) Plan(_ context.Context, want []catalog.Service) (catalog.Report, error) {
+func (d *fakeDriver) Plan(_ context.Context, want []*catalog.Service) (catalog.Report, error) {
 	defer d.enter()()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -127,7 +127,7 @@ func (d *fakeDriver) Plan(_ context.Context, want []catalog.Service) (catalog.Re
 	return report, d.broken
 }
 
-func (d *fakeDriver) Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error) {
+func (d *fakeDriver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
 	d.mu.Lock()
 	d.applied = append(d.applied, time.Since(d.began))
 	d.mu.Unlock()
@@ -146,7 +146,7 @@ func (d *fakeDriver) Apply(ctx context.Context, want []catalog.Service) (catalog
 	return report, nil
 }
 
-func (d *fakeDriver) difference(want []catalog.Service) (catalog.Report, map[string][]string) {
+func (d *fakeDriver) difference(want []*catalog.Service) (catalog.Report, map[string][]string) {
 	report := catalog.Report{Problems: d.problems}
 	have := d.believed
 	if d.full {

@@ -44,10 +44,9 @@ type Loop struct {
 
 	// The rest belongs to the goroutine of Run.
 	snaps    map[string]catalog.Snapshot
-	servers  map[string]int // of each snapshot, counted once
 	drivers  []driver
 	decision policy.Decision
-	decided  bool // by our own policy, not by that of a loop before
+	decided  []catalog.Snapshot // what it was made of; nil when not by our own policy, but by that of a loop before
 	history  history
 	resyncAt time.Time
 	warnAt   time.Time // when a source that has not spoken is named; zero once that was done
@@ -75,7 +74,7 @@ func New(cfg Config) *Loop {
 		fresh: make(chan struct{}, 1),
 		plans: make(chan planRequest),
 		done:  make(chan struct{}),
-		snaps: map[string]catalog.Snapshot{}, servers: map[string]int{},
+		snaps: map[string]catalog.Snapshot{},
 	}
 	for _, d := range cfg.Drivers {
 		l.drivers = append(l.drivers, driver{Driver: d, state: DriverState{Name: d.Name()}})
@@ -88,7 +87,7 @@ func New(cfg Config) *Loop {
 // first pass then comes with the start of Run, and what is served waits for no source again. Run of old must have
 // returned, that of l not have begun.
 func (l *Loop) Continue(old *Loop) {
-	l.snaps, l.servers, l.decision, l.history = maps.Clone(old.snaps), maps.Clone(old.servers), old.decision, old.history
+	l.snaps, l.decision, l.history = maps.Clone(old.snaps), old.decision, old.history
 	for i := range l.drivers {
 		for _, d := range old.drivers {
 			if d.state.Name == l.drivers[i].state.Name {
@@ -221,7 +220,7 @@ func (l *Loop) take(s catalog.Snapshot) {
 	if s.Succeeded.IsZero() && !old.Succeeded.IsZero() {
 		s.Services, s.Problems, s.Succeeded = old.Services, old.Problems, old.Succeeded
 	}
-	l.snaps[s.Source], l.servers[s.Source] = s, catalog.CountServers(s.Services)
+	l.snaps[s.Source] = s
 	logSource(l.cfg.Log, old, s)
 }
 

@@ -105,7 +105,7 @@ func TestAFailingSourceKeepsItsServices(t *testing.T) {
 		synctest.Wait()
 		driver.serves(t, "map[web 80/tcp:[10.0.0.1:31000]]")
 		state := r.loop.Pass().Sources[0]
-		if state.Services != 1 || state.Err != "no route" || state.Succeeded.IsZero() {
+		if len(state.Services) != 1 || state.Err != "no route" || state.Succeeded.IsZero() {
 			t.Errorf("state %+v", state)
 		}
 		source.say <- read(service("web", 80, 1))

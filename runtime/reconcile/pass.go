@@ -20,12 +20,12 @@ const (
 // Pass is what the loop knows after a pass: what is wanted, where that comes from, and what became of it. It is never
 // changed once published, so that anybody may read it at any time.
 type Pass struct {
-	At       time.Time         // when it ended; zero before anything happened
-	Applied  bool              // every driver has applied a pass without an error at least once
-	Want     []catalog.Service // what this host should offer, in canonical order
-	Problems []catalog.Problem // of sources, policy and drivers, sorted, each once
-	Sources  []SourceState     // in the order of the configuration
-	Drivers  []DriverState     // in the order of Config.Drivers
+	At       time.Time          // when it ended; zero before anything happened
+	Applied  bool               // every driver has applied a pass without an error at least once
+	Want     []*catalog.Service // what this host should offer, in canonical order
+	Problems []catalog.Problem  // of sources, policy and drivers, sorted, each once
+	Sources  []SourceState      // in the order of the configuration
+	Drivers  []DriverState      // in the order of Config.Drivers
 
 	Passes  int             // made since the start
 	Took    time.Duration   // the last of them
@@ -36,12 +36,11 @@ type Pass struct {
 // SourceState is how one source fares.
 type SourceState struct {
 	Name      string
-	Succeeded time.Time // when its services were read; zero if never
-	Heard     time.Time // when it last gave any sign of life
-	Event     time.Time // when it last told of something by itself; zero if never
-	Err       string    // why it cannot be read now; empty when it can
-	Services  int       // in its last good answer
-	Servers   int
+	Succeeded time.Time          // when its services were read; zero if never
+	Heard     time.Time          // when it last gave any sign of life
+	Event     time.Time          // when it last told of something by itself; zero if never
+	Err       string             // why it cannot be read now; empty when it can
+	Services  []*catalog.Service // in its last good answer
 }
 
 // DriverState is how one driver fares.
@@ -120,7 +119,7 @@ func (l *Loop) sourceStates() []SourceState {
 	for _, source := range l.cfg.Sources {
 		s := l.snaps[source.Name()]
 		states = append(states, SourceState{Name: source.Name(), Succeeded: s.Succeeded, Heard: s.Heard, Event: s.Event, Err: s.Err,
-			Services: len(s.Services), Servers: l.servers[source.Name()]})
+			Services: s.Services})
 	}
 	return states
 }

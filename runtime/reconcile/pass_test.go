@@ -42,7 +42,7 @@ func TestManyChangesGetFewLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source, driver := newSource("marathon"), newDriver("haproxy")
 		r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}})
-		var services []catalog.Service
+		var services []*catalog.Service
 		for i := range 30 {
 			services = append(services, service(fmt.Sprintf("s%02d", i), uint16(8000+i), 50))
 		}

@@ -26,10 +26,10 @@ type Driver interface {
 	// Name is the driver's name in logs and status, such as "haproxy".
 	Name() string
 	// Plan observes the proxy and tells what Apply would do now. It touches nothing.
-	Plan(ctx context.Context, want []catalog.Service) (catalog.Report, error)
+	Plan(ctx context.Context, want []*catalog.Service) (catalog.Report, error)
 	// Apply makes the proxy offer what is wanted, and proves it by reading back. An error means that it must be
 	// called again; what could be done was done all the same.
-	Apply(ctx context.Context, want []catalog.Service) (catalog.Report, error)
+	Apply(ctx context.Context, want []*catalog.Service) (catalog.Report, error)
 	// Resync makes the next Plan or Apply observe everything, not only what changed.
 	Resync()
 	// Run looks after the driver's processes and files until ctx ends, then leaves everything written. It calls wake

@@ -42,13 +42,23 @@ func (l *Loop) work(ctx context.Context) {
 	l.latest.Store(pass)
 }
 
-// decide makes the decision. What the last one says of services that are the same now need not be thought of again.
+// decide makes the decision, unless the last one is of the same lists. What that says of services that are the same now need not be
+// thought of again.
 func (l *Loop) decide() {
 	var last policy.Decision
-	if l.decided {
+	snaps := l.snapshots()
+	if l.decided != nil {
+		if slices.EqualFunc(snaps, l.decided, decidedAlike) {
+			return
+		}
 		last = l.decision
 	}
-	l.decision, l.decided = l.cfg.Policy.Next(last, l.snapshots()), true
+	l.decision, l.decided = l.cfg.Policy.Next(last, snaps), snaps
+}
+
+// decidedAlike reports whether two snapshots are the same to a policy.
+func decidedAlike(a, b catalog.Snapshot) bool {
+	return a.Source == b.Source && a.Priority == b.Priority && catalog.SameList(a.Services, b.Services)
 }
 
 // apply lets the drivers apply the decision at the same time: one that must wait for its proxy costs the others nothing. Then it
@@ -172,7 +182,6 @@ func (l *Loop) forget() {
 	for name := range l.snaps {
 		if !slices.ContainsFunc(l.cfg.Sources, func(s Source) bool { return s.Name() == name }) {
 			delete(l.snaps, name)
-			delete(l.servers, name)
 		}
 	}
 }

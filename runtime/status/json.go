@@ -101,7 +101,7 @@ func statusJSON(pass *reconcile.Pass, state string, cfg Config, now time.Time) S
 
 func sourceJSON(s reconcile.SourceState, now time.Time) SourceJSON {
 	j := SourceJSON{Name: s.Name, Up: sourceUp(s), LastSuccess: moment(s.Succeeded), LastHeard: moment(s.Heard),
-		LastEvent: moment(s.Event), Error: s.Err, Services: s.Services, Servers: s.Servers}
+		LastEvent: moment(s.Event), Error: s.Err, Services: len(s.Services), Servers: catalog.CountServers(s.Services)}
 	if !s.Succeeded.IsZero() {
 		age := now.Sub(s.Succeeded).Seconds()
 		j.AgeSeconds = &age

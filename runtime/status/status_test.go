@@ -31,12 +31,12 @@ func fresh() *reconcile.Pass {
 // good is a pass after which all is well.
 func good() *reconcile.Pass {
 	add := catalog.Change{Service: "web 80/tcp", Server: "10.0.0.1:31000", Action: "add server"}
+	services := []*catalog.Service{{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Name: "web", Source: "marathon", Mode: catalog.ModeTCP,
+		Servers: []catalog.Server{{Addr: netip.MustParseAddrPort("10.0.0.1:31000"), Weight: 500}}}}
 	return &reconcile.Pass{
-		At: at(5), Applied: true, Passes: 7, Took: 1500 * time.Microsecond,
-		Want: []catalog.Service{{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Name: "web", Source: "marathon", Mode: catalog.ModeTCP,
-			Servers: []catalog.Server{{Addr: netip.MustParseAddrPort("10.0.0.1:31000"), Weight: 500}}}},
+		At: at(5), Applied: true, Passes: 7, Took: 1500 * time.Microsecond, Want: services,
 		Problems: []catalog.Problem{{Source: "policy", Subject: "81/tcp", Reason: "<b>taken</b>"}},
-		Sources:  []reconcile.SourceState{{Name: "marathon", Succeeded: at(4), Heard: at(5), Event: at(3), Services: 1, Servers: 1}},
+		Sources:  []reconcile.SourceState{{Name: "marathon", Succeeded: at(4), Heard: at(5), Event: at(3), Services: services}},
 		Drivers: []reconcile.DriverState{{Name: "haproxy", Applied: true, Succeeded: at(5), Reloads: 1, Drift: 2,
 			Changes: map[string]int{"add server": 3},
 			Report:  catalog.Report{Changes: []catalog.Change{add}, Facts: []catalog.Fact{{Name: "version", Value: "2.6.12"}}}}},

@@ -1,6 +1,6 @@
 // Package catalog has the nouns that sources report, the policy weighs and the drivers offer: services and their servers.
 //
-// Everything here is a plain value. A slice inside a value that was handed on is never written to again, so that
+// Everything here is a plain value. What was handed on, and a slice inside of it, is never written to again, so that
 // snapshots can share what did not change between them.
 package catalog
 
@@ -80,17 +80,20 @@ const (
 )
 
 // Service is a port of this host and the servers behind it.
+//
+// A Service in a list that was handed on is never written to again: lists share them, and whoever finds the same pointer knows that
+// nothing changed. That two pointers differ tells nothing; Equal does.
 type Service struct {
 	Key
 	Name     string // what operators call it, such as "myservice.mysubsystem.myproduct"; not unique
 	Source   string // the source that reported it, such as "marathon"
 	Mode     Mode
 	Timeouts Timeouts
-	Servers  []Server // in canonical order after Sort, without two of one address
+	Servers  []Server // when Canonical: in the order of their addresses, without two of one
 }
 
 // Title names the service in logs, problems and plans, such as "web 8300/tcp".
-func (s Service) Title() string { return s.Name + " " + s.Key.String() }
+func (s *Service) Title() string { return s.Name + " " + s.Key.String() }
 
 // maxName bounds what a name from outside may take of a line or a table.
 const maxName = 60
@@ -131,7 +134,7 @@ type Problem struct {
 type Snapshot struct {
 	Source    string
 	Priority  int // of two sources that claim one port, the higher wins
-	Services  []Service
+	Services  []*Service
 	Problems  []Problem
 	Succeeded time.Time // when Services was read from the source
 	Heard     time.Time // when the source last gave any sign of life (an event, a keep-alive, an answer)
@@ -139,44 +142,76 @@ type Snapshot struct {
 	Err       string    // why the source cannot be read now; Services is then the last good answer
 }
 
-// Sort puts services and their servers into canonical order and drops servers that repeat an address (the first one
-// stays). It sorts in place: the caller owns the slices.
-func Sort(services []Service) {
-	for i := range services {
-		s := services[i].Servers
-		slices.SortStableFunc(s, func(a, b Server) int { return a.Addr.Compare(b.Addr) })
-		services[i].Servers = slices.CompactFunc(s, func(a, b Server) bool { return a.Addr == b.Addr })
+// Sort puts services into canonical order, each with its servers in theirs: one whose servers are not makes room for a new one. It
+// sorts in place: the caller owns the list, while the services may be others' too.
+func Sort(services []*Service) {
+	for i, s := range services {
+		services[i] = s.Canonical()
 	}
-	slices.SortStableFunc(services, func(a, b Service) int { return a.Key.Compare(b.Key) })
+	slices.SortStableFunc(services, func(a, b *Service) int { return a.Key.Compare(b.Key) })
 }
 
-// Equal reports whether two services would be offered in the same way.
-func (s Service) Equal(o Service) bool { return Same(&s, &o) }
+// Canonical gives the service with its servers in canonical order and without those that repeat an address, of which the first one
+// stays: the service itself where that is so, else a new one.
+func (s *Service) Canonical() *Service {
+	for i := 1; i < len(s.Servers); i++ {
+		if s.Servers[i-1].Addr.Compare(s.Servers[i].Addr) >= 0 {
+			return s.sorted()
+		}
+	}
+	return s
+}
 
-// Same reports what Equal does, of services where they lie: for walks through thousands. It looks at no server of two that share
-// them.
-func Same(a, b *Service) bool {
-	if a.Port != b.Port || len(a.Servers) != len(b.Servers) || a.Timeouts != b.Timeouts {
+func (s *Service) sorted() *Service {
+	servers := slices.Clone(s.Servers)
+	slices.SortStableFunc(servers, func(a, b Server) int { return a.Addr.Compare(b.Addr) })
+	other := *s
+	other.Servers = slices.CompactFunc(servers, func(a, b Server) bool { return a.Addr == b.Addr })
+	return &other
+}
+
+// Equal reports whether two services would be offered in the same way. It looks at nothing of one that is the very same, and at no
+// server of two that share them: for walks through thousands.
+func (s *Service) Equal(o *Service) bool { return s == o || s.alike(o) }
+
+func (s *Service) alike(o *Service) bool {
+	if s.Port != o.Port || len(s.Servers) != len(o.Servers) || s.Timeouts != o.Timeouts {
 		return false
 	}
-	if a.Name != b.Name || a.Proto != b.Proto || a.Source != b.Source || a.Mode != b.Mode {
+	if s.Name != o.Name || s.Proto != o.Proto || s.Source != o.Source || s.Mode != o.Mode {
 		return false
 	}
-	return len(a.Servers) == 0 || &a.Servers[0] == &b.Servers[0] || slices.Equal(a.Servers, b.Servers)
+	return len(s.Servers) == 0 || &s.Servers[0] == &o.Servers[0] || slices.Equal(s.Servers, o.Servers)
+}
+
+// InStep gives how many elements two lists begin with that are the very same: of services, by their pointers alone.
+func InStep[E comparable](a, b []E) int {
+	most := min(len(a), len(b))
+	for i := range most {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return most
+}
+
+// SameList reports whether two lists are one: the same length of the same memory. It looks at no element.
+func SameList[E any](a, b []E) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // CountServers is the number of servers of all services together.
-func CountServers(services []Service) int {
+func CountServers(services []*Service) int {
 	n := 0
-	for i := range services {
-		n += len(services[i].Servers)
+	for _, s := range services {
+		n += len(s.Servers)
 	}
 	return n
 }
 
 // Format gives services as canonical text, a line each with its servers below: what `proxymatic services` prints and
 // what tests compare.
-func Format(services []Service) string {
+func Format(services []*Service) string {
 	var b strings.Builder
 	for _, s := range services {
 		fmt.Fprintf(&b, "%s %s mode=%s source=%s", s.Key, s.Name, s.Mode, s.Source)

@@ -17,7 +17,7 @@ func server(addr string) Server {
 func TestSortIsCanonicalAndDropsRepeatedAddresses(t *testing.T) {
 	first, second := server("10.0.0.2:1"), server("10.0.0.2:1")
 	first.Weight, second.Weight = 1, 2
-	services := []Service{
+	services := []*Service{
 		{Key: Key{81, TCP}, Name: "c"},
 		{Key: Key{80, UDP}, Name: "b"},
 		{Key: Key{80, TCP}, Name: "a", Mode: ModeHTTP, Source: "file", Timeouts: Timeouts{Client: time.Minute},
@@ -36,6 +36,23 @@ func TestSortIsCanonicalAndDropsRepeatedAddresses(t *testing.T) {
 	}
 	if n := CountServers(services); n != 3 {
 		t.Errorf("%d servers", n)
+	}
+}
+
+// Lists share services, so that sorting one must not change what another has.
+func TestSortWritesToNoService(t *testing.T) {
+	a, b := server("10.0.0.1:1"), server("10.0.0.2:1")
+	sorted, not := &Service{Key: Key{81, TCP}, Servers: []Server{a, b}}, &Service{Key: Key{80, TCP}, Servers: []Server{b, a, b}}
+	list := []*Service{sorted, not}
+	Sort(list)
+	if list[1] != sorted {
+		t.Error("a service with its servers in order was replaced")
+	}
+	if diff := cmp.Diff([]Server{b, a, b}, not.Servers, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+		t.Errorf("a service was written to: -was +is:\n%s", diff)
+	}
+	if diff := cmp.Diff([]Server{a, b}, list[0].Servers, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 

@@ -33,7 +33,7 @@ type ServerJSON struct {
 }
 
 // JSON gives the service in its outside shape.
-func (s Service) JSON() ServiceJSON {
+func (s *Service) JSON() ServiceJSON {
 	j := ServiceJSON{Name: s.Name, Port: int(s.Port), Protocol: string(s.Proto), Mode: string(s.Mode), Source: s.Source,
 		Servers: make([]ServerJSON, 0, len(s.Servers))}
 	if s.Timeouts != (Timeouts{}) {
@@ -46,7 +46,7 @@ func (s Service) JSON() ServiceJSON {
 }
 
 // ListJSON gives services in their outside shape.
-func ListJSON(services []Service) []ServiceJSON {
+func ListJSON(services []*Service) []ServiceJSON {
 	out := make([]ServiceJSON, 0, len(services))
 	for _, s := range services {
 		out = append(out, s.JSON())
@@ -56,11 +56,11 @@ func ListJSON(services []Service) []ServiceJSON {
 
 // Service checks the outside shape and gives the service, or an error that names the first bad part. Missing protocol,
 // mode and weight get their defaults; servers come without Check and OnHost, which only the source knows.
-func (j ServiceJSON) Service() (Service, error) {
-	s := Service{Name: j.Name, Source: j.Source}
+func (j ServiceJSON) Service() (*Service, error) {
+	s := &Service{Name: j.Name, Source: j.Source}
 	var err error
 	if s.Port, err = Port(j.Port); err != nil {
-		return Service{}, err
+		return nil, err
 	}
 	switch Proto(j.Protocol) {
 	case "", TCP:
@@ -68,7 +68,7 @@ func (j ServiceJSON) Service() (Service, error) {
 	case UDP:
 		s.Proto = UDP
 	default:
-		return Service{}, fmt.Errorf("protocol %q: want tcp or udp", j.Protocol)
+		return nil, fmt.Errorf("protocol %q: want tcp or udp", j.Protocol)
 	}
 	switch Mode(j.Mode) {
 	case "", ModeTCP:
@@ -76,18 +76,18 @@ func (j ServiceJSON) Service() (Service, error) {
 	case ModeHTTP:
 		s.Mode = ModeHTTP
 	default:
-		return Service{}, fmt.Errorf("mode %q: want tcp or http", j.Mode)
+		return nil, fmt.Errorf("mode %q: want tcp or http", j.Mode)
 	}
 	if j.Timeouts != nil {
 		if !validTimeout(j.Timeouts.Client) || !validTimeout(j.Timeouts.Server) {
-			return Service{}, fmt.Errorf("timeouts: want seconds, from 0 to %d", maxTimeout)
+			return nil, fmt.Errorf("timeouts: want seconds, from 0 to %d", maxTimeout)
 		}
 		s.Timeouts = Timeouts{Client: seconds(j.Timeouts.Client), Server: seconds(j.Timeouts.Server)}
 	}
 	for i, v := range j.Servers {
 		server, err := v.server()
 		if err != nil {
-			return Service{}, fmt.Errorf("servers[%d]: %w", i, err)
+			return nil, fmt.Errorf("servers[%d]: %w", i, err)
 		}
 		s.Servers = append(s.Servers, server)
 	}

@@ -21,18 +21,20 @@ const maxName = 256
 
 // parse gives the services of a file in canonical order. An entry that cannot be used is a Problem that names its
 // place in the list; an error means that nothing of the text can be used.
-func parse(text []byte) ([]catalog.Service, []catalog.Problem, error) {
+func parse(text []byte) ([]*catalog.Service, []catalog.Problem, error) {
 	entries, err := list(text)
 	if err != nil {
 		return nil, nil, err
 	}
-	services := make([]catalog.Service, 0, len(entries))
+	services := make([]*catalog.Service, 0, len(entries))
 	var problems []catalog.Problem
 	taken := make(map[catalog.Key]int, len(entries))
 	for i, entry := range entries {
 		service, err := parseEntry(entry)
-		if first, twice := taken[service.Key]; err == nil && twice {
-			err = fmt.Errorf("port %s is taken by services[%d]; give one of them another port", service.Key, first)
+		if err == nil {
+			if first, twice := taken[service.Key]; twice {
+				err = fmt.Errorf("port %s is taken by services[%d]; give one of them another port", service.Key, first)
+			}
 		}
 		if err != nil {
 			problems = append(problems, catalog.Problem{Source: Name, Subject: fmt.Sprintf("services[%d]", i), Reason: err.Error()})
@@ -98,23 +100,23 @@ func under(root *yaml.Node) (*yaml.Node, error) {
 	return found, nil
 }
 
-func parseEntry(entry *yaml.Node) (catalog.Service, error) {
+func parseEntry(entry *yaml.Node) (*catalog.Service, error) {
 	if err := checkKeys(entry); err != nil {
-		return catalog.Service{}, err
+		return nil, err
 	}
 	var j catalog.ServiceJSON
 	if err := entry.Decode(&j); err != nil {
-		return catalog.Service{}, err
+		return nil, err
 	}
 	if err := checkWords(j); err != nil {
-		return catalog.Service{}, err
+		return nil, err
 	}
 	s, err := j.Service()
 	if err != nil {
-		return catalog.Service{}, err
+		return nil, err
 	}
 	if s.Proto == catalog.UDP && s.Mode == catalog.ModeHTTP {
-		return catalog.Service{}, errors.New("mode http: want tcp for protocol udp")
+		return nil, errors.New("mode http: want tcp for protocol udp")
 	}
 	s.Source = Name // whatever the entry says: it may be a copy of what another source reported elsewhere
 	for i := range s.Servers {

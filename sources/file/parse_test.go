@@ -12,7 +12,7 @@ import (
 )
 
 // text gives what was parsed in the form that the tables below are written in.
-func text(services []catalog.Service, problems []catalog.Problem, err error) string {
+func text(services []*catalog.Service, problems []catalog.Problem, err error) string {
 	out := catalog.Format(services)
 	for _, p := range problems {
 		out += fmt.Sprintf("! %s: %s: %s\n", p.Source, p.Subject, p.Reason)

@@ -13,15 +13,15 @@ import (
 // shares with the one before what did not change.
 type board struct {
 	claims   map[catalog.Key][]offer
-	services map[catalog.Key]catalog.Service
+	services map[catalog.Key]*catalog.Service
 	problems map[catalog.Key][]catalog.Problem // of those whose port another app has
 	changed  map[catalog.Key]bool              // since the list was made
-	list     []catalog.Service                 // in canonical order; never written to
+	list     []*catalog.Service                // in canonical order; never written to
 	servers  int
 }
 
 func newBoard() *board {
-	return &board{claims: map[catalog.Key][]offer{}, services: map[catalog.Key]catalog.Service{},
+	return &board{claims: map[catalog.Key][]offer{}, services: map[catalog.Key]*catalog.Service{},
 		problems: map[catalog.Key][]catalog.Problem{}, changed: map[catalog.Key]bool{}}
 }
 
@@ -46,48 +46,53 @@ func (b *board) replace(app string, had, has []offer) (disputed bool) {
 
 // settle decides who has a port, and what of its service changed. It reports whether somebody lacks it, or did.
 func (b *board) settle(key catalog.Key) (disputed bool) {
-	had, before := b.services[key]
+	had := b.services[key]
 	has, problems := award(b.claims[key])
-	b.servers += len(has.Servers) - len(had.Servers)
 	disputed = len(problems)+len(b.problems[key]) > 0
 	delete(b.problems, key)
 	if len(problems) > 0 {
 		b.problems[key] = problems
 	}
-	switch {
-	case len(b.claims[key]) == 0:
+	if has == nil {
 		delete(b.claims, key)
+	}
+	if had == has || had != nil && has != nil && had.Equal(has) {
+		return disputed // the old one stays, which says that nothing changed
+	}
+	b.changed[key] = true
+	if had != nil {
+		b.servers -= len(had.Servers)
 		delete(b.services, key)
-		b.changed[key] = true
-	case !before || !had.Equal(has):
+	}
+	if has != nil {
+		b.servers += len(has.Servers)
 		b.services[key] = has
-		b.changed[key] = true
 	}
 	return disputed
 }
 
 // award gives the service of a port to one of those that claim it: the lowest app id has it, and a definition that is
-// current goes before one that is on its way out.
-func award(claims []offer) (catalog.Service, []catalog.Problem) {
+// current goes before one that is on its way out. It is nil when nobody claims the port.
+func award(claims []offer) (*catalog.Service, []catalog.Problem) {
 	if len(claims) == 0 {
-		return catalog.Service{}, nil
+		return nil, nil
 	}
 	slices.SortStableFunc(claims, func(a, b offer) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.app, b.app))
 	})
 	owner := claims[0]
-	one := []catalog.Service{owner.service}
-	one[0].Servers = slices.Clone(owner.service.Servers)
+	service := owner.service
 	var problems []catalog.Problem
 	for _, c := range claims[1:] {
 		if c.app == owner.app {
-			one[0].Servers = append(one[0].Servers, c.service.Servers...)
+			both := *service
+			both.Servers = slices.Concat(service.Servers, c.service.Servers)
+			service = &both
 			continue
 		}
 		problems = append(problems, problem(c.app, fmt.Sprintf("%s is left out: app %s has that service port", c.service.Key, clean(owner.app))))
 	}
-	catalog.Sort(one)
-	return one[0], problems
+	return service.Canonical(), problems
 }
 
 func rank(o offer) int {
@@ -114,16 +119,16 @@ func (b *board) share(earlier *board) {
 }
 
 // all gives the services in canonical order.
-func (b *board) all() []catalog.Service {
+func (b *board) all() []*catalog.Service {
 	if len(b.changed) == 0 {
 		return b.list
 	}
 	keys := slices.SortedFunc(maps.Keys(b.changed), catalog.Key.Compare)
 	clear(b.changed)
-	next := make([]catalog.Service, 0, len(b.services))
+	next := make([]*catalog.Service, 0, len(b.services))
 	rest := b.list
 	for _, key := range keys {
-		at, found := slices.BinarySearchFunc(rest, key, func(s catalog.Service, k catalog.Key) int { return s.Key.Compare(k) })
+		at, found := slices.BinarySearchFunc(rest, key, func(s *catalog.Service, k catalog.Key) int { return s.Key.Compare(k) })
 		next = append(next, rest[:at]...)
 		if found {
 			at++

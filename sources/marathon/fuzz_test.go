@@ -41,7 +41,7 @@ func FuzzParse(f *testing.F) {
 
 // wholeWay answers every question that the input raises: each older version is the first app's definition, or the input
 // itself where that is one, and every host has an address.
-func wholeWay(data []byte, group byte) (string, []catalog.Service, []catalog.Problem) {
+func wholeWay(data []byte, group byte) (string, []*catalog.Service, []catalog.Problem) {
 	own, err := parseDefinition(data)
 	apps, problems, _ := parseApps(data)
 	if err != nil && len(apps) > 0 {
@@ -59,7 +59,7 @@ func wholeWay(data []byte, group byte) (string, []catalog.Service, []catalog.Pro
 	return canonical(found, problems), found, problems
 }
 
-func checkServices(t *testing.T, found []catalog.Service) {
+func checkServices(t *testing.T, found []*catalog.Service) {
 	t.Helper()
 	seen := make(map[catalog.Key]bool)
 	for _, s := range found {

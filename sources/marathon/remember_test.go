@@ -30,7 +30,7 @@ func TestResultsThatVanishAreNotDeadOnes(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			var found []catalog.Service
+			var found []*catalog.Service
 			w := world{source: Name, hosts: hosts(), groupSize: 1, beliefs: beliefs{}, now: time.Date(2015, 6, 2, 9, 0, 0, 0, time.UTC)}
 			for _, answer := range c.answers {
 				apps, _, err := parseApps([]byte(`{"apps":[` + answer + `]}`))

@@ -46,7 +46,7 @@ type versionAnswer struct {
 type offer struct {
 	app     string
 	current bool // wanted by the app's current definition, not only by an older one whose tasks still run
-	service catalog.Service
+	service *catalog.Service
 }
 
 func (o offer) equal(p offer) bool {
@@ -115,13 +115,12 @@ func (r *routed) add(a app, d definition, tasks []task, w world, current bool) {
 	}
 }
 
-func (e endpoint) service(key catalog.Key, source, id string, servers []catalog.Server) catalog.Service {
-	s := catalog.Service{Key: key, Name: serviceName(id), Source: source, Mode: e.settings.mode,
-		Timeouts: e.settings.timeouts, Servers: slices.Clone(servers)}
+func (e endpoint) service(key catalog.Key, source, id string, servers []catalog.Server) *catalog.Service {
+	s := &catalog.Service{Key: key, Name: serviceName(id), Source: source, Mode: e.settings.mode, Timeouts: e.settings.timeouts, Servers: servers}
 	if key.Proto == catalog.UDP {
 		s.Mode = catalog.ModeTCP
 	}
-	return s
+	return s.Canonical()
 }
 
 func (r *routed) servers(e endpoint, d definition, tasks []task, w world) []catalog.Server {

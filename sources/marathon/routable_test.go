@@ -51,7 +51,7 @@ func (c routeCase) route(t *testing.T) string {
 }
 
 // services gives what a fleet of these apps offers.
-func services(apps []app, w world) ([]catalog.Service, []catalog.Problem) {
+func services(apps []app, w world) ([]*catalog.Service, []catalog.Problem) {
 	f := newFleet(w.source, w.groupSize)
 	f.versions, f.hosts = w.versions, w.hosts
 	if w.beliefs != nil {
@@ -64,7 +64,7 @@ func services(apps []app, w world) ([]catalog.Service, []catalog.Problem) {
 	return f.board.all(), f.problems()
 }
 
-func canonical(found []catalog.Service, problems []catalog.Problem) string {
+func canonical(found []*catalog.Service, problems []catalog.Problem) string {
 	text := catalog.Format(found)
 	for _, p := range problems {
 		text += fmt.Sprintf("! %s: %s\n", p.Subject, p.Reason)

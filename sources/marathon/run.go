@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 	"github.com/meltwater/proxymatic/sources/hostname"
@@ -301,7 +300,7 @@ func (r *run) news(now time.Time) (catalog.Snapshot, chan<- catalog.Snapshot) {
 
 // same reports whether two snapshots say the same: a list of services that has not changed is not made anew.
 func same(a, b catalog.Snapshot) bool {
-	return len(a.Services) == len(b.Services) && unsafe.SliceData(a.Services) == unsafe.SliceData(b.Services) && slices.Equal(a.Problems, b.Problems)
+	return catalog.SameList(a.Services, b.Services) && slices.Equal(a.Problems, b.Problems)
 }
 
 func (r *run) problems() []catalog.Problem {

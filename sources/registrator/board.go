@@ -23,9 +23,9 @@ type board struct {
 	hosts    map[string]map[string]bool        // the paths whose values have a name to be resolved
 	answers  map[string]hostname.Answer        // what is known of those names
 	dirty    map[catalog.Key]bool              // ports to be built anew
-	built    map[catalog.Key]catalog.Service   // those with servers or, for want of them, without
+	built    map[catalog.Key]*catalog.Service  // those with servers or, for want of them, without
 	wrong    map[catalog.Key][]catalog.Problem // what a port's keys could not get
-	services []catalog.Service                 // all of them in canonical order; never written to again
+	services []*catalog.Service                // all of them in canonical order; never written to again
 	changed  bool                              // services or problems differ from the last snapshot
 }
 
@@ -33,7 +33,7 @@ func newBoard(prefix string, stores int) *board {
 	return &board{prefix: prefix, stores: stores,
 		values: make(map[string][]*string), entries: make(map[string]entry), bad: make(map[string]catalog.Problem),
 		ports: make(map[catalog.Key]map[string]bool), hosts: make(map[string]map[string]bool), answers: make(map[string]hostname.Answer),
-		dirty: make(map[catalog.Key]bool), built: make(map[catalog.Key]catalog.Service), wrong: make(map[catalog.Key][]catalog.Problem)}
+		dirty: make(map[catalog.Key]bool), built: make(map[catalog.Key]*catalog.Service), wrong: make(map[catalog.Key][]catalog.Problem)}
 }
 
 // change is a key that one store has now, or has no more.
@@ -153,14 +153,8 @@ func (b *board) resolved(answers map[string]hostname.Answer) {
 func (b *board) build() bool {
 	var touched []catalog.Key
 	for key := range b.dirty {
-		before, had := b.built[key]
 		service, problems := b.port(key)
-		has := service.Name != ""
-		delete(b.built, key)
-		if has {
-			b.built[key] = service
-		}
-		if has != had || !service.Equal(before) {
+		if b.put(key, service) {
 			touched = append(touched, key)
 		}
 		if !slices.Equal(problems, b.wrong[key]) {
@@ -178,6 +172,20 @@ func (b *board) build() bool {
 	return changed
 }
 
+// put takes in what a port's service is now, nil for none, and tells whether it differs. One that does not stays the one that it was.
+func (b *board) put(key catalog.Key, service *catalog.Service) bool {
+	before := b.built[key]
+	switch {
+	case service == nil:
+		delete(b.built, key)
+		return before != nil
+	case before != nil && before.Equal(service):
+		return false
+	}
+	b.built[key] = service
+	return true
+}
+
 // replace gives services a new slice in canonical order: the old one may have been handed on. A few changes are cheaper to
 // put in their places than all services are to sort.
 func (b *board) replace(touched []catalog.Key) {
@@ -186,12 +194,12 @@ func (b *board) replace(touched []catalog.Key) {
 	case len(touched) == 0:
 		return
 	case len(touched) > few:
-		b.services = slices.SortedFunc(maps.Values(b.built), func(a, c catalog.Service) int { return a.Key.Compare(c.Key) })
+		b.services = slices.SortedFunc(maps.Values(b.built), func(a, c *catalog.Service) int { return a.Key.Compare(c.Key) })
 		return
 	}
 	b.services = slices.Clone(b.services)
 	for _, key := range touched {
-		i, found := slices.BinarySearchFunc(b.services, key, func(s catalog.Service, k catalog.Key) int { return s.Key.Compare(k) })
+		i, found := slices.BinarySearchFunc(b.services, key, func(s *catalog.Service, k catalog.Key) int { return s.Key.Compare(k) })
 		service, has := b.built[key]
 		switch {
 		case found && has:
@@ -204,9 +212,9 @@ func (b *board) replace(touched []catalog.Key) {
 	}
 }
 
-// port builds the service of one port; it has no name when there is no key for it. Of several names that claim the port the
+// port builds the service of one port; it is nil when there is no key for it. Of several names that claim the port the
 // owner is one that asked for it, and of those the lowest.
-func (b *board) port(key catalog.Key) (catalog.Service, []catalog.Problem) {
+func (b *board) port(key catalog.Key) (*catalog.Service, []catalog.Problem) {
 	claims := make(map[string]bool) // by name: whether it asked for the port
 	for path := range b.ports[key] {
 		if e := b.entries[path]; !b.pending(e) {
@@ -214,10 +222,10 @@ func (b *board) port(key catalog.Key) (catalog.Service, []catalog.Problem) {
 		}
 	}
 	if len(claims) == 0 {
-		return catalog.Service{}, nil
+		return nil, nil
 	}
 	owner := ownerOf(claims)
-	service := catalog.Service{Key: key, Name: owner, Source: sourceName, Mode: catalog.ModeTCP}
+	service := &catalog.Service{Key: key, Name: owner, Source: sourceName, Mode: catalog.ModeTCP}
 	var problems []catalog.Problem
 	for path := range b.ports[key] {
 		e := b.entries[path]
@@ -236,9 +244,7 @@ func (b *board) port(key catalog.Key) (catalog.Service, []catalog.Problem) {
 		problems = append(problems, catalog.Problem{Source: sourceName, Subject: subject(b.prefix + "/" + name),
 			Reason: fmt.Sprintf("port %s belongs to the service %s; give this one a port of its own with SERVICE_NAME=NAME@PORT", key, owner)})
 	}
-	one := []catalog.Service{service}
-	catalog.Sort(one)
-	return one[0], sortProblems(problems)
+	return service.Canonical(), sortProblems(problems)
 }
 
 // ownerOf picks one name of those that claim a port.

@@ -87,7 +87,7 @@ func TestKeys(t *testing.T) {
 }
 
 // canonical is everything that a board says, as text.
-func canonical(services []catalog.Service, problems []catalog.Problem) string {
+func canonical(services []*catalog.Service, problems []catalog.Problem) string {
 	var b strings.Builder
 	b.WriteString(catalog.Format(services))
 	for _, p := range problems {
