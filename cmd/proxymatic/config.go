@@ -185,6 +185,9 @@ func (s *settings) readSecret(o option, file string) error {
 	if err != nil {
 		return fmt.Errorf("--%s (from the environment: %s_FILE): %w", o.name, o.env, err)
 	}
+	if len(bytes.TrimSpace(text)) == 0 {
+		return fmt.Errorf("--%s (from the environment: %s_FILE): %s is empty", o.name, o.env, file)
+	}
 	s.viper.Set(o.name, strings.TrimSpace(string(text)))
 	s.source[o.name] = fmt.Sprintf("%s, named by %s_FILE", file, o.env)
 	return nil

@@ -118,7 +118,8 @@ func TestDecoding(t *testing.T) {
 		{"marathon:\n- http://u:p@a:1\n- http://b:2", list, [][]string{{"http://u:p@a:1", "http://b:2"}}},
 		{"marathon: ''", list, [][]string(nil)},
 		{"marathon: http://a:1,http://b:2 ; http://c:3/;", list, [][]string{{"http://a:1", "http://b:2"}, {"http://c:3"}}},
-		{"marathon: ['http://a:1;http://c:3', http://d:4]", list, [][]string{{"http://a:1"}, {"http://c:3", "http://d:4"}}},
+		{"marathon: ['http://a:1;http://c:3']", list, [][]string{{"http://a:1"}, {"http://c:3"}}},
+		{"marathon: [[http://a:1, http://b:2], [http://c:3], 'http://d:4,http://e:5']", list, [][]string{{"http://a:1", "http://b:2"}, {"http://c:3"}, {"http://d:4", "http://e:5"}}},
 		{"pen-servers: 7", func(c Config) any { return c.PenServers }, 7},
 		{"status-endpoint: ''", func(c Config) any { return c.StatusEndpoint }, ""},
 		{"status-endpoint: '[::1]:90'", func(c Config) any { return c.StatusEndpoint }, "[::1]:90"},
@@ -175,6 +176,7 @@ func TestErrorsNameTheSettingAndItsPlace(t *testing.T) {
 		{"drain: soon", `--drain (from FILE): "soon": want seconds, such as 60, or a duration, such as 60s or 5m`},
 		{"drain: .nan", `--drain (from FILE): "NaN": want seconds, such as 60, or a duration, such as 60s or 5m`},
 		{"drain: 1e300", `--drain (from FILE): "1e+300": want seconds, such as 60, or a duration, such as 60s or 5m`},
+		{"marathon: ['http://a:1;http://c:3', 'http://d:4']", "want a list of lists, one for each Marathon"},
 		{"drain: [1, 2]", "--drain (from FILE): want a single value"},
 		{"drain: {a: 1}", "--drain (from FILE): want a single value"},
 		{"pen-servers: 3.9", `--pen-servers (from FILE): "3.9": want a whole number from 1`},
@@ -290,6 +292,13 @@ func TestSecretsInFiles(t *testing.T) {
 		t.Errorf("both: got %v, want an error that names them", err)
 	}
 	t.Setenv("MARATHON_URL", "")
+	if err := os.WriteFile(secret+".empty", []byte(" \n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("MARATHON_URL_FILE", secret+".empty")
+	if _, err := read(t); err == nil || !strings.Contains(err.Error(), secret+".empty is empty") {
+		t.Errorf("an empty file: %v", err)
+	}
 	t.Setenv("MARATHON_URL_FILE", secret+".missing")
 	if _, err := read(t); err == nil || !strings.Contains(err.Error(), "MARATHON_URL_FILE") {
 		t.Errorf("a missing file: got %v, want an error that names the variable", err)

@@ -268,15 +268,26 @@ func webURLs(raw any) ([]string, error) {
 // clusterMark stands between the URLs of independent Marathons, as commas do between those of one's replicas.
 const clusterMark = ";"
 
-// clusters reads the replicas of each Marathon. A list of YAML is one of replicas, too.
+// clusters reads the replicas of each Marathon. A list of YAML is one of replicas, and a list of lists one of Marathons.
 func clusters(raw any) ([][]string, error) {
-	replicas, err := words(raw)
-	if err != nil {
-		return nil, err
+	list, _ := raw.([]any)
+	isList := func(item any) bool { _, ok := item.([]any); return ok }
+	if !slices.ContainsFunc(list, isList) {
+		replicas, err := words(raw)
+		if err != nil {
+			return nil, err
+		}
+		if text := strings.Join(replicas, ","); len(list) > 1 && strings.Contains(text, clusterMark) {
+			return nil, fmt.Errorf("a list is one of replicas, which %q does not fit into: want a list of lists, one for each Marathon", clusterMark)
+		}
+		list = nil
+		for text := range strings.SplitSeq(strings.Join(replicas, ","), clusterMark) {
+			list = append(list, text)
+		}
 	}
 	var out [][]string
-	for text := range strings.SplitSeq(strings.Join(replicas, ","), clusterMark) {
-		one, err := webURLs(text)
+	for _, item := range list {
+		one, err := webURLs(item)
 		if err != nil {
 			return nil, err
 		}

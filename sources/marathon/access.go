@@ -230,6 +230,10 @@ func explained(err error) error {
 	switch {
 	case errors.As(err, new(x509.UnknownAuthorityError)):
 		return errors.New(reason + " (see --marathon-ca)")
+	case strings.Contains(reason, "Location header"): // net/http quotes it, whatever it has
+		return errors.New("it redirects to what is no URL")
+	case strings.Contains(reason, "unknown certificate authority"): // ours is refused
+		return errors.New(reason + " (see --marathon-cert)")
 	case strings.Contains(reason, "tls: certificate required"): // crypto/tls has no type for what the other side says
 		return errors.New(reason + " (see --marathon-cert and --marathon-key)")
 	}

@@ -183,7 +183,7 @@ func TestTLS(t *testing.T) {
 		{func(a *marathon.Access) { a.CertFile, a.KeyFile = "", "" }, "tls: certificate required (see --marathon-cert and --marathon-key)"},
 		{func(a *marathon.Access) {
 			a.CertFile, a.KeyFile = stranger.File("stranger.crt"), stranger.File("stranger.key")
-		}, "remote error: tls: unknown certificate authority"},
+		}, "remote error: tls: unknown certificate authority (see --marathon-cert)"},
 	} {
 		access := ours
 		bad.change(&access)

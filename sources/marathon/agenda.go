@@ -110,17 +110,18 @@ func (g *agenda) soon(pause time.Duration, now time.Time, why reason) {
 	}
 }
 
-// due gives the apps that are to be asked for now, and takes them off. When they are too many, the list is to tell.
-func (g *agenda) due(now time.Time) map[string]visit {
+// due gives the apps that are to be asked for now, beside those that are away, and takes them off. When they are too many, the
+// list is to tell; while that must wait for its turn they are asked for a few at a time.
+func (g *agenda) due(now time.Time, away map[string]bool) map[string]visit {
 	visits := maps.Clone(g.visits)
-	maps.DeleteFunc(visits, func(_ string, v visit) bool { return v.at.After(now) })
+	maps.DeleteFunc(visits, func(id string, v visit) bool { return v.at.After(now) || away[id] })
 	if len(visits) > maxVisits {
 		g.everything(now)
 		if !g.next().After(now) {
 			return nil
 		}
-		visits = oldest(visits) // the list must wait for its turn
 	}
+	visits = oldest(visits, maxVisits-len(away))
 	for id := range visits {
 		delete(g.visits, id)
 	}
@@ -151,22 +152,28 @@ func (g *agenda) begin(now time.Time, interval time.Duration) reason {
 	return why
 }
 
-// oldest gives the visits that are due for longest, as many as may be made at a time.
-func oldest(visits map[string]visit) map[string]visit {
+// oldest gives at most n of the visits, those that are due for longest.
+func oldest(visits map[string]visit, n int) map[string]visit {
+	if len(visits) <= n {
+		return visits
+	}
 	ids := slices.SortedFunc(maps.Keys(visits), func(a, b string) int {
 		return cmp.Or(visits[a].at.Compare(visits[b].at), cmp.Compare(a, b))
 	})
-	out := make(map[string]visit, maxVisits)
-	for _, id := range ids[:maxVisits] {
+	out := make(map[string]visit, n)
+	for _, id := range ids[:max(n, 0)] {
 		out[id] = visits[id]
 	}
 	return out
 }
 
-// nextVisit is when apps are to be asked for; zero when none are, or so many that the list will tell.
-func (g *agenda) nextVisit(now time.Time) (next time.Time) {
+// nextVisit is when an app is to be asked for that is not away; zero when none is, or none may be now.
+func (g *agenda) nextVisit(now time.Time, away map[string]bool) (next time.Time) {
 	due := 0
-	for _, v := range g.visits {
+	for id, v := range g.visits {
+		if away[id] {
+			continue
+		}
 		if !v.at.After(now) {
 			due++
 		}
@@ -174,7 +181,7 @@ func (g *agenda) nextVisit(now time.Time) (next time.Time) {
 			next = v.at
 		}
 	}
-	if due > maxVisits && !g.next().After(now) {
+	if len(away) >= maxVisits || due > maxVisits && !g.next().After(now) {
 		return time.Time{}
 	}
 	return next
@@ -183,28 +190,24 @@ func (g *agenda) nextVisit(now time.Time) (next time.Time) {
 // longestRetry is the pause after which an app that cannot be had is left to the next list.
 const longestRetry = 8 * time.Second
 
-// failed has those apps asked for again that could not be had, with doubling pauses, and at last no more.
-func (g *agenda) failed(ids []string, asked map[string]visit, now time.Time) {
-	for _, id := range ids {
-		if pause := max(g.settle, 2*asked[id].pause); pause <= longestRetry {
-			g.visit(id, visit{at: now.Add(pause), pause: pause, announced: asked[id].announced})
-		}
+// failed has an app asked for again that could not be had, with doubling pauses, and at last no more.
+func (g *agenda) failed(id string, asked visit, now time.Time) {
+	if pause := max(g.settle, 2*asked.pause); pause <= longestRetry {
+		g.visit(id, visit{at: now.Add(pause), pause: pause, announced: asked.announced})
 	}
 }
 
-// differ has those apps asked for again of which events have said something else than the answer.
-func (g *agenda) differ(ids []string, asked map[string]visit, now time.Time) {
+// differ has those apps asked for again of which events have said something else than the answer, with doubling pauses.
+func (g *agenda) differ(ids []string, pause time.Duration, now time.Time) {
+	pause = max(g.settle, 2*pause)
 	for _, id := range ids {
-		pause := max(g.settle, 2*asked[id].pause)
 		g.visit(id, visit{at: now.Add(pause), pause: pause})
 	}
 }
 
-// unchanged has those apps asked for once more whose answers did not show what an event had announced.
-func (g *agenda) unchanged(ids []string, asked map[string]visit, now time.Time) {
-	for _, id := range ids {
-		if asked[id].announced {
-			g.visit(id, visit{at: now.Add(g.settle)})
-		}
+// unchanged has an app asked for once more whose answer did not show what an event had announced.
+func (g *agenda) unchanged(id string, asked visit, now time.Time) {
+	if asked.announced {
+		g.visit(id, visit{at: now.Add(g.settle)})
 	}
 }

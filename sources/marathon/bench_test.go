@@ -42,6 +42,7 @@ func BenchmarkEvent(b *testing.B) {
 		for _, e := range events {
 			now = now.Add(goneHolds)
 			f.hear(e, now)
+			f.settle(now)
 			servers += catalog.CountServers(f.board.all())
 		}
 	}

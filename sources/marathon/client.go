@@ -2,6 +2,7 @@ package marathon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -162,6 +163,7 @@ type question struct {
 	path  string
 	first int                // the replica that is asked first
 	use   func([]byte) error // reads the body; an error makes the next replica be asked
+	most  int64              // bytes of the answer; 0 means what is usual
 	// missing makes a 404 the answer, which is errNotFound, rather than a replica's failure.
 	missing bool
 }
@@ -173,7 +175,7 @@ func (c *client) ask(ctx context.Context, q question) (int, error) {
 	failures, statuses := make([]string, n), make([]int, n)
 	for i := range n {
 		at := (q.first + i) % n
-		body, err := c.get(ctx, c.replicas[at], q.path, c.patience(ctx, n-i))
+		body, err := c.get(ctx, c.replicas[at], q, c.patience(ctx, n-i))
 		if err == nil {
 			err = q.use(body)
 		}
@@ -204,10 +206,11 @@ func (c *client) patience(ctx context.Context, left int) time.Duration {
 }
 
 // get reads one answer of one replica. Compression is the transport's affair.
-func (c *client) get(ctx context.Context, r replica, path string, timeout time.Duration) ([]byte, error) {
+func (c *client) get(ctx context.Context, r replica, q question, timeout time.Duration) ([]byte, error) {
+	most := cmp.Or(q.most, c.maxBody)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errors.New("no whole answer in time"))
 	defer cancel()
-	req, err := r.request(ctx, path, "application/json")
+	req, err := r.request(ctx, q.path, "application/json")
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +220,7 @@ func (c *client) get(ctx context.Context, r replica, path string, timeout time.D
 	}
 	defer resp.Body.Close()
 	var body bytes.Buffer
-	if _, err := body.ReadFrom(io.LimitReader(resp.Body, c.maxBody+1)); err != nil {
+	if _, err := body.ReadFrom(io.LimitReader(resp.Body, most+1)); err != nil {
 		return nil, timeoutCause(ctx, fmt.Errorf("read the answer: %w", err))
 	}
 	switch {
@@ -225,8 +228,8 @@ func (c *client) get(ctx context.Context, r replica, path string, timeout time.D
 		return nil, errNotFound
 	case resp.StatusCode != http.StatusOK:
 		return nil, quoting(resp, body.Bytes())
-	case int64(body.Len()) > c.maxBody:
-		return nil, fmt.Errorf("the answer has more than %d MB", c.maxBody>>20)
+	case int64(body.Len()) > most:
+		return nil, fmt.Errorf("the answer has more than %d MB", most>>20)
 	case len(bytes.TrimSpace(body.Bytes())) == 0:
 		// Marathon 0.8 says 200 with an empty body when a standby cannot reach its leader.
 		return nil, errors.New("the answer is empty")

@@ -24,6 +24,7 @@ type fleet struct {
 	bad        []catalog.Problem            // of the list, not of an app in it
 	complaints map[string][]catalog.Problem // of each app that has any
 	unlisted   map[string]words             // what was said of apps that are not known
+	told       map[string]bool              // apps of which events have said something that does not count yet
 	listed     time.Time                    // when the last list was asked for
 	report     []catalog.Problem            // all problems, sorted; nil when they are to be collected anew
 }
@@ -36,13 +37,12 @@ type entry struct {
 	offers []offer
 }
 
-// reading is what Marathon said when it was asked for all apps, or for some.
+// reading is what Marathon said when it was asked for all apps, or for one.
 type reading struct {
 	asked    time.Time
 	replica  int
 	apps     []app
-	missing  []string // apps that were asked for and that there are none of
-	failed   []string // apps that could not be had
+	missing  []string // the app that was asked for, if there is none
 	problems []catalog.Problem
 	versions map[versionKey]versionAnswer // of the running tasks that need them
 	hosts    map[string]hostname.Answer   // of the running tasks
@@ -50,7 +50,7 @@ type reading struct {
 
 func newFleet(source string, groupSize int) *fleet {
 	return &fleet{source: source, groupSize: groupSize, apps: map[string]entry{}, ended: map[string]time.Time{}, beliefs: beliefs{},
-		versions: map[versionKey]versionAnswer{}, hosts: map[string]hostname.Answer{}, board: newBoard(), complaints: map[string][]catalog.Problem{}, unlisted: map[string]words{}}
+		versions: map[versionKey]versionAnswer{}, hosts: map[string]hostname.Answer{}, board: newBoard(), complaints: map[string][]catalog.Problem{}, unlisted: map[string]words{}, told: map[string]bool{}}
 }
 
 func (f *fleet) world(now time.Time) world {
@@ -66,6 +66,7 @@ func (f *fleet) set(e entry, now time.Time) (changed bool) {
 	f.offer(id, had, r.offers)
 	e.offers = r.offers
 	f.apps[id] = e
+	delete(f.told, id)
 	f.complain(id, r.problems)
 	return !slices.EqualFunc(had, r.offers, offer.equal)
 }
@@ -91,6 +92,7 @@ func (f *fleet) drop(id string) {
 	f.offer(id, f.apps[id].offers, nil)
 	f.complain(id, nil)
 	delete(f.apps, id)
+	delete(f.told, id)
 }
 
 // renewed gives the fleet that follows from a list of all apps, and the apps of which events have said something else. What was
@@ -107,6 +109,11 @@ func (f *fleet) renewed(list reading, now time.Time) (next *fleet, differing []s
 	for _, a := range list.apps {
 		known, ok := f.apps[a.ID]
 		if ok && known.asked.After(list.asked) {
+			continue
+		}
+		if a.untold && len(known.app.tasks) > 0 {
+			next.keep(f, known, now)
+			next.bad = append(slices.Clip(next.bad), problem(a.ID, "the list does not tell its tasks; what was known of it stays"))
 			continue
 		}
 		if _, ended := next.ended[a.ID]; ended {
@@ -146,41 +153,47 @@ func (f *fleet) keep(from *fleet, e entry, now time.Time) {
 	f.set(e, now)
 }
 
-// findings is what came of answers on some apps.
-type findings struct {
-	differing []string // events have said something else of these
-	unchanged []string
-	lost      bool // one is gone though nothing said so: the whole list must tell
-}
+// finding is what came of an answer on one app.
+type finding uint8
 
-// visited takes in what was answered on some apps.
-func (f *fleet) visited(some reading, now time.Time) findings {
-	var out findings
-	f.know(some)
-	for _, a := range some.apps {
-		known, ok := f.apps[a.ID]
-		switch {
-		case some.asked.Before(f.ended[a.ID]):
-			out.differing = append(out.differing, a.ID)
-			continue
-		case known.asked.After(some.asked), !ok && f.listed.After(some.asked):
-			continue
+const (
+	changed   finding = iota
+	unchanged         // it offers what it did before
+	differs           // events have said something else
+	lost              // it is gone though nothing said so: the whole list must tell
+	outdated          // something newer is known
+)
+
+// visited takes in what was answered on one app.
+func (f *fleet) visited(one reading, now time.Time) finding {
+	for _, id := range one.missing {
+		if _, known := f.apps[id]; known {
+			return lost
 		}
-		e := entry{app: a, asked: some.asked, words: f.said(a.ID).holding(some.asked)}
-		delete(f.unlisted, a.ID)
-		var differs bool
-		if e.app, differs = e.words.correct(a); differs {
-			out.differing = append(out.differing, a.ID)
-		}
-		if !f.set(e, now) {
-			out.unchanged = append(out.unchanged, a.ID)
-		}
+		return unchanged
 	}
-	for _, id := range some.missing {
-		_, known := f.apps[id]
-		out.lost = out.lost || known
+	f.know(one)
+	a := one.apps[0]
+	known, ok := f.apps[a.ID]
+	switch {
+	case one.asked.Before(f.ended[a.ID]):
+		return differs
+	case known.asked.After(one.asked), !ok && f.listed.After(one.asked):
+		return outdated
 	}
-	return out
+	e := entry{app: a, asked: one.asked, words: f.said(a.ID).holding(one.asked)}
+	delete(f.unlisted, a.ID)
+	var other bool
+	e.app, other = e.words.correct(a)
+	offersOthers := f.set(e, now)
+	switch {
+	case other:
+		return differs
+	case offersOthers:
+		return changed
+	default:
+		return unchanged
+	}
 }
 
 // know takes over what an answer says of versions and hosts.

@@ -1,6 +1,7 @@
 package marathon
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -74,11 +75,15 @@ func (f *fleet) hearGone(e event, now time.Time) look {
 		return nothing
 	}
 	t, listed := known.find(e)
-	if e.Status == "TASK_KILLING" && f.last(known, t, now) {
+	switch {
+	case !listed && len(known.words) >= maxWords: // a task that fails again and again before it is listed
+		return confirm
+	case e.Status == "TASK_KILLING" && listed && f.last(e.apps()[0], t, now):
 		return atOnce
 	}
 	delete(f.beliefs, t.ID)
-	f.say(known, e, word{gone: true, until: now.Add(goneHolds)}, now)
+	known = f.apps[e.apps()[0]] // as it was settled, if it was
+	f.say(known, e, word{gone: true, until: now.Add(goneHolds)})
 	if !listed || !t.running() {
 		return nothing
 	}
@@ -88,14 +93,40 @@ func (f *fleet) hearGone(e event, now time.Time) look {
 // last reports whether a service would be without servers if a task were gone. One that is being killed serves on for a while,
 // and Marathon may have told of its successor in a way that needs an answer, as when one of two checks succeeds: then both
 // come and go with that answer.
-func (f *fleet) last(known entry, t task, now time.Time) bool {
+func (f *fleet) last(id string, t task, now time.Time) bool {
+	if known := f.apps[id]; len(known.words) < fewest(known.offers)-1 {
+		return false // even if each word took a server away
+	}
+	f.settle(now)
+	known := f.apps[id]
 	rest := known.app
 	rest.tasks = slices.DeleteFunc(slices.Clone(rest.tasks), func(o task) bool { return o.ID == t.ID })
-	left := map[catalog.Key]int{}
-	for _, o := range route(rest, f.world(now)).offers {
-		left[o.service.Key] += len(o.service.Servers)
+	left := byKey(route(rest, f.world(now)).offers)
+	for key, servers := range byKey(known.offers) {
+		if servers > 0 && left[key] == 0 {
+			return true
+		}
 	}
-	return slices.ContainsFunc(known.offers, func(o offer) bool { return len(o.service.Servers) > 0 && left[o.service.Key] == 0 })
+	return false
+}
+
+// fewest is how many servers the port has that has the fewest, of those that have any.
+func fewest(offers []offer) int {
+	n := math.MaxInt
+	for _, servers := range byKey(offers) {
+		if servers > 0 {
+			n = min(n, servers)
+		}
+	}
+	return n
+}
+
+func byKey(offers []offer) map[catalog.Key]int {
+	servers := make(map[catalog.Key]int, len(offers))
+	for _, o := range offers {
+		servers[o.service.Key] += len(o.service.Servers)
+	}
+	return servers
 }
 
 // hearEnd takes an app away.
@@ -127,7 +158,7 @@ func (f *fleet) hearRunning(e event, now time.Time) look {
 		return atOnce
 	}
 	born := task{ID: e.TaskID, Host: e.Host, Ports: e.Ports, State: e.Status, Version: e.Version, Addresses: e.Addresses}
-	f.say(known, e, word{born: &born, health: said.health, until: now.Add(aliveHolds)}, now)
+	f.say(known, e, word{born: &born, health: said.health, until: now.Add(aliveHolds)})
 	return confirm
 }
 
@@ -159,7 +190,7 @@ func (f *fleet) hearHealth(e event, alive bool, now time.Time) look {
 		return atOnce
 	}
 	// After a failover these come for all tasks: that one is alive which was believed to be is no news.
-	f.say(known, e, word{born: said.born, health: well, until: now.Add(aliveHolds)}, now)
+	f.say(known, e, word{born: said.born, health: well, until: now.Add(aliveHolds)})
 	return nothing
 }
 
@@ -167,7 +198,10 @@ func (f *fleet) hearSick(known entry, e event, now time.Time) look {
 	said := known.words.of(e.instance(), now)
 	t, listed := known.find(e)
 	results, wasAlive := t.results()
-	f.say(known, e, word{born: said.born, gone: said.gone, health: sick, until: now.Add(goneHolds)}, now)
+	if !listed && len(known.words) >= maxWords {
+		return confirm
+	}
+	f.say(known, e, word{born: said.born, gone: said.gone, health: sick, until: now.Add(goneHolds)})
 	if !listed || !t.running() || results && !wasAlive {
 		return nothing
 	}
@@ -176,31 +210,71 @@ func (f *fleet) hearSick(known entry, e event, now time.Time) look {
 
 // unsay lifts what was said against a task: a newer event speaks for it, though not so that it is believed without an answer.
 func (f *fleet) unsay(known entry, instance string, said word) {
-	known.words = known.words.without(instance)
+	known = f.own(known)
+	delete(known.words, instance)
 	if said.born != nil && !said.gone {
-		known.words = known.words.with(instance, word{task: said.task, born: said.born, until: said.until})
+		known.words[instance] = word{task: said.task, born: said.born, until: said.until}
 	}
 	f.apps[known.app.ID] = known
 }
 
-// say keeps what an event said of a task, and lets it count.
-func (f *fleet) say(known entry, e event, said word, now time.Time) {
+// say keeps what an event said of a task. It counts from the next settle on: a storm of events about one app costs no more than
+// that app.
+func (f *fleet) say(known entry, e event, said word) {
 	said.task = e.TaskID
-	if len(known.words) >= maxWords {
-		known.words = known.words.holding(now)
+	known = f.own(known)
+	known.words[e.instance()] = said
+	known.app.tasks = said.among(known.app, e)
+	f.apps[known.app.ID] = known
+}
+
+// own gives an entry whose words and tasks may be written to, until it is settled.
+func (f *fleet) own(known entry) entry {
+	if f.told[known.app.ID] {
+		return known
 	}
-	known.words = known.words.with(e.instance(), said)
-	known.app, _ = known.words.correct(known.app)
-	f.set(known, now)
+	f.told[known.app.ID] = true
+	known.words = known.words.with("", word{})
+	delete(known.words, "")
+	known.app.tasks = slices.Clone(known.app.tasks)
+	return known
+}
+
+// settle lets count what events have said.
+func (f *fleet) settle(now time.Time) {
+	for id := range f.told {
+		f.set(f.apps[id], now)
+	}
+}
+
+// among gives the app's tasks with the word applied to the one that it is about. They are written to.
+func (said word) among(a app, e event) []task {
+	i := indexOf(a.tasks, e)
+	if i < 0 {
+		if said.born != nil && !said.gone && a.knows(said.born.Version) {
+			born, _ := said.correct(*said.born)
+			return append(a.tasks, born)
+		}
+		return a.tasks
+	}
+	if said.gone && a.tasks[i].running() {
+		return slices.Delete(a.tasks, i, i+1)
+	}
+	a.tasks[i], _ = said.correct(a.tasks[i])
+	return a.tasks
 }
 
 // find gives the task that an event is about.
 func (e entry) find(ev event) (task, bool) {
-	i := slices.IndexFunc(e.app.tasks, func(t task) bool {
-		return t.ID == ev.TaskID || ev.TaskID == "" && instanceOf(t.ID) == ev.InstanceID
-	})
+	i := indexOf(e.app.tasks, ev)
 	if i < 0 {
 		return task{}, false
 	}
 	return e.app.tasks[i], true
+}
+
+func indexOf(tasks []task, e event) int {
+	return slices.IndexFunc(tasks, func(t task) bool {
+		return t.ID == e.TaskID || e.TaskID == "" && instanceOf(t.ID) == e.InstanceID
+	})
 }

@@ -25,6 +25,7 @@ func told(t *testing.T, f *fleet, events string, now time.Time) (asked []string,
 			t.Fatal(err)
 		}
 	}
+	f.settle(now)
 	return asked, canonical(f.board.all(), f.problems())
 }
 

@@ -19,7 +19,8 @@ type app struct {
 	} `json:"versionInfo"`
 	Readiness []readiness `json:"readinessCheckResults"`
 
-	tasks []task
+	tasks  []task
+	untold bool // the answer said nothing of tasks
 	// bad names the tasks that could not be read.
 	bad []catalog.Problem
 }
@@ -154,7 +155,7 @@ func parseApps(data []byte) ([]app, []catalog.Problem, error) {
 	var plain struct {
 		Apps *[]struct {
 			app
-			Tasks []task `json:"tasks"`
+			Tasks *[]task `json:"tasks"`
 		} `json:"apps"`
 	}
 	if err := json.Unmarshal(data, &plain); err != nil {
@@ -165,7 +166,10 @@ func parseApps(data []byte) ([]app, []catalog.Problem, error) {
 	}
 	apps := make([]app, 0, len(*plain.Apps))
 	for _, p := range *plain.Apps {
-		p.app.tasks = p.Tasks
+		p.app.untold = p.Tasks == nil
+		if p.Tasks != nil {
+			p.app.tasks = *p.Tasks
+		}
 		apps = append(apps, p.app)
 	}
 	apps, problems := namedApps(apps)
@@ -207,6 +211,7 @@ func parseApp(raw []byte) (app, error) {
 		return app{}, err
 	}
 	a := entry.app
+	a.untold = entry.Tasks == nil
 	for i, raw := range entry.Tasks {
 		var t task
 		if err := json.Unmarshal(raw, &t); err != nil {
@@ -236,6 +241,9 @@ func parseOne(data []byte, id string) (app, error) {
 	}
 	if a.ID != id {
 		return app{}, fmt.Errorf("the answer is app %.100q, not %.100q", a.ID, id)
+	}
+	if a.untold {
+		return app{}, errors.New("the answer does not tell the app's tasks")
 	}
 	return a, nil
 }

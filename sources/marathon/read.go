@@ -53,57 +53,40 @@ func (r *reader) all(ctx context.Context, first int) (reading, error) {
 	return got, r.complete(ctx, &got)
 }
 
-// onePatience is how long the apps that an event named may take, before the whole list is asked for instead.
-const onePatience = 5 * time.Second
-
-// some asks for some apps.
-func (r *reader) some(ctx context.Context, ids []string) (reading, error) {
-	limited, cancel := context.WithTimeout(ctx, onePatience)
-	defer cancel()
-	got := reading{asked: time.Now(), replica: int(r.client.preferred.Load())}
-	var lock sync.Mutex
-	var errs []error
-	each(ids, maxVisits, func(id string) {
-		a, err := r.one(limited, id, got.replica)
-		lock.Lock()
-		defer lock.Unlock()
-		switch {
-		case errors.Is(err, errNotFound):
-			got.missing = append(got.missing, id)
-		case err != nil:
-			got.failed = append(got.failed, id)
-			if !errors.Is(err, errMalformed) {
-				errs = append(errs, err)
-			}
-		default:
-			got.apps = append(got.apps, a)
-		}
-	})
-	if len(errs) == len(ids) {
-		return reading{}, errs[0]
-	}
-	return got, r.complete(limited, &got)
-}
+// onePatience is how long an app may take, before the whole list is asked for; maxOne bounds its answer. 1,000 tasks are 1 MB.
+const (
+	onePatience = 5 * time.Second
+	maxOne      = 32 << 20
+)
 
 // errMalformed is about one app, which the list may tell of all the same.
 var errMalformed = errors.New("an app that cannot be read")
 
-func (r *reader) one(ctx context.Context, id string, first int) (a app, err error) {
+// one asks for one app.
+func (r *reader) one(ctx context.Context, id string) (reading, error) {
 	path, ok := apiPath(id)
 	if !ok {
-		return app{}, fmt.Errorf("%.100q is no app", id)
+		return reading{}, fmt.Errorf("%.100q is no app", id)
 	}
+	ctx, cancel := context.WithTimeout(ctx, onePatience)
+	defer cancel()
+	got := reading{asked: time.Now(), apps: make([]app, 1), replica: int(r.client.preferred.Load())}
 	malformed := false // by each replica that answered
 	// Tasks and deployments are always in this answer.
-	q := question{path: path + "?embed=app.readiness", first: first, missing: true, use: func(body []byte) (err error) {
-		a, err = parseOne(body, id)
+	q := question{path: path + "?embed=app.readiness", first: got.replica, missing: true, most: maxOne, use: func(body []byte) (err error) {
+		got.apps[0], err = parseOne(body, id)
 		malformed = err != nil
 		return err
 	}}
-	if _, err = r.client.ask(ctx, q); err != nil && malformed {
-		err = fmt.Errorf("%w: %w", errMalformed, err)
+	switch _, err := r.client.ask(ctx, q); {
+	case errors.Is(err, errNotFound):
+		return reading{asked: got.asked, missing: []string{id}}, nil
+	case err != nil && malformed:
+		return reading{}, fmt.Errorf("%w: %w", errMalformed, err)
+	case err != nil:
+		return reading{}, err
 	}
-	return a, err
+	return got, r.complete(ctx, &got)
 }
 
 // complete asks for what the apps leave open.

@@ -2,8 +2,8 @@ package marathon
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -15,8 +15,8 @@ import (
 // signOfLife is how often a snapshot is sent at least while Marathon is heard, so that its age can be seen.
 const signOfLife = 15 * time.Second
 
-// run is the state of Source.Run, of which only its goroutine knows. At most one list and one round of visits are asked for at
-// a time, each by a goroutine of its own: an event that takes a task away waits for neither.
+// run is the state of Source.Run, of which only its goroutine knows. At most one list and a few apps are asked for at a time,
+// each by a goroutine of its own: an event that takes a task away waits for none, and no app for another.
 type run struct {
 	config Config
 	reader *reader
@@ -32,8 +32,8 @@ type run struct {
 	lists   chan listed
 	visits  chan visited
 	listing bool
-	away    bool // on visits
-	first   int  // the replica that is asked for the list first
+	away    map[string]bool // apps that are being asked for
+	first   int             // the replica that is asked for the list first
 	doubt   *doubt
 	pause   backoff
 
@@ -51,10 +51,11 @@ type listed struct {
 	err error
 }
 
-// visited is one to the question for some.
+// visited is one to the question for one.
 type visited struct {
 	reading
-	asked map[string]visit
+	id    string
+	asked visit
 	err   error
 }
 
@@ -73,7 +74,7 @@ func newRun(config Config, reader *reader, out chan<- catalog.Snapshot) *run {
 	r := &run{config: config, reader: reader, pulse: newPulse(), out: out, pause: backoff{first: config.RetryPause},
 		fleet:  newFleet(config.Name, config.GroupSize),
 		agenda: newAgenda(config.Settle, time.Now().Add(time.Second)),
-		lists:  make(chan listed, 1), visits: make(chan visited, 1)}
+		lists:  make(chan listed, 1), visits: make(chan visited, maxVisits), away: map[string]bool{}}
 	r.first = int(reader.client.preferred.Load())
 	r.last = config.snapshot()
 	return r
@@ -100,8 +101,8 @@ func (r *run) loop(ctx context.Context) error {
 			r.listing = false
 			r.takeList(ctx, l, time.Now())
 		case v := <-r.visits:
-			r.away = false
-			r.takeVisits(ctx, v, time.Now())
+			delete(r.away, v.id)
+			r.takeVisit(ctx, v, time.Now())
 		case <-timer.C:
 		}
 	}
@@ -118,7 +119,7 @@ func (r *run) next(now time.Time) time.Time {
 	if !r.listing {
 		sooner(r.agenda.next())
 	}
-	if at := r.agenda.nextVisit(now); !r.away && r.failing == "" && !at.IsZero() {
+	if at := r.agenda.nextVisit(now, r.away); r.failing == "" && !at.IsZero() {
 		sooner(at)
 	}
 	return next
@@ -152,6 +153,7 @@ func (r *run) hear(now time.Time) {
 			}
 		}
 	}
+	r.fleet.settle(now)
 }
 
 // hint has the list read: a burst of callbacks is over. While Marathon cannot be read, it is asked again anyway.
@@ -163,11 +165,11 @@ func (r *run) hint(now time.Time) {
 
 // ask asks for what is due.
 func (r *run) ask(ctx context.Context, now time.Time) {
-	if visits := r.visitsDue(now); len(visits) > 0 {
-		r.away = true
+	for id, v := range r.visitsDue(now) {
+		r.away[id] = true
 		r.asking.Go(func() {
-			got, err := r.reader.some(ctx, slices.Sorted(maps.Keys(visits)))
-			r.visits <- visited{got, visits, err}
+			got, err := r.reader.one(ctx, id)
+			r.visits <- visited{got, id, v, err}
 		})
 	}
 	if !r.listing && !r.agenda.next().After(now) {
@@ -180,12 +182,12 @@ func (r *run) ask(ctx context.Context, now time.Time) {
 	}
 }
 
-// visitsDue gives none while some are under way, or while Marathon cannot be read.
+// visitsDue gives none while Marathon cannot be read.
 func (r *run) visitsDue(now time.Time) map[string]visit {
-	if r.away || r.failing != "" {
+	if r.failing != "" {
 		return nil
 	}
-	return r.agenda.due(now)
+	return r.agenda.due(now, r.away)
 }
 
 // takeList takes an answer on all apps in. One that lost most servers is a failover's or a lone standby's as likely as the truth:
@@ -211,7 +213,7 @@ func (r *run) takeList(ctx context.Context, l listed, now time.Time) {
 	r.fleet, r.accepts = next, true
 	r.read = now
 	r.pulse.alive()
-	r.agenda.differ(differing, nil, now)
+	r.agenda.differ(differing, 0, now)
 	r.await(l.apps, now)
 	if l.why == announced && !changed {
 		// Up to 1.2 an event may come before the list shows what it announced.
@@ -250,27 +252,33 @@ func (r *run) doubts(left int, got reading, now time.Time) bool {
 
 func massLoss(before, now int) bool { return before > 0 && (now == 0 || 2*now < before) }
 
-// takeVisits takes the answers on some apps in. When none can be had, or they would take most servers away, the list must tell.
-func (r *run) takeVisits(ctx context.Context, v visited, now time.Time) {
+// takeVisit takes the answer on one app in. When it cannot be had, or would take most servers away, the list must tell; later
+// failures of the same app only have it asked for again.
+func (r *run) takeVisit(ctx context.Context, v visited, now time.Time) {
 	if ctx.Err() != nil {
 		return
 	}
 	if v.err != nil {
-		r.agenda.everything(now)
+		if v.asked.pause == 0 && !errors.Is(v.err, errMalformed) {
+			r.agenda.everything(now)
+		} else {
+			r.agenda.failed(v.id, v.asked, now)
+		}
 		return
 	}
-	r.agenda.failed(v.failed, v.asked, now)
 	if left := r.fleet.servers(v.reading, now); massLoss(r.fleet.board.servers, left) {
 		r.doubts(left, v.reading, now)
 		return
 	}
-	found := r.fleet.visited(v.reading, now)
-	r.agenda.differ(found.differing, v.asked, now)
-	r.agenda.unchanged(found.unchanged, v.asked, now)
-	r.await(v.apps, now)
-	if found.lost {
+	switch r.fleet.visited(v.reading, now) {
+	case differs:
+		r.agenda.differ([]string{v.id}, v.asked.pause, now)
+	case unchanged:
+		r.agenda.unchanged(v.id, v.asked, now)
+	case lost:
 		r.agenda.everything(now)
 	}
+	r.await(v.apps, now)
 	r.read = now
 	r.pulse.alive()
 }

@@ -15,7 +15,7 @@ const (
 	aliveHolds = 2 * time.Second
 )
 
-// maxWords is from how many words of one app on those are dropped that no longer hold, though a very late answer may be older.
+// maxWords is how many words of one app may be about tasks that are not listed. They hold only against answers that are under way.
 const maxWords = 100
 
 // word is what events said of a task.
@@ -54,15 +54,6 @@ func (w words) with(instance string, said word) words {
 		next = words{}
 	}
 	next[instance] = said
-	return next
-}
-
-func (w words) without(instance string) words {
-	if _, ok := w[instance]; !ok {
-		return w
-	}
-	next := maps.Clone(w)
-	delete(next, instance)
 	return next
 }
 
