@@ -176,7 +176,7 @@ func TestErrorsNameTheSettingAndItsPlace(t *testing.T) {
 		{"drain: soon", `--drain (from FILE): "soon": want seconds, such as 60, or a duration, such as 60s or 5m`},
 		{"drain: .nan", `--drain (from FILE): "NaN": want seconds, such as 60, or a duration, such as 60s or 5m`},
 		{"drain: 1e300", `--drain (from FILE): "1e+300": want seconds, such as 60, or a duration, such as 60s or 5m`},
-		{"marathon: ['http://a:1;http://c:3', 'http://d:4']", "want a list of lists, one for each Marathon"},
+		{"marathon: ['http://a:1;http://c:3', 'http://d:4']", `--marathon (from FILE): a list is one of replicas, which ";" does not fit into: want a list of lists, one for each Marathon`},
 		{"drain: [1, 2]", "--drain (from FILE): want a single value"},
 		{"drain: {a: 1}", "--drain (from FILE): want a single value"},
 		{"pen-servers: 3.9", `--pen-servers (from FILE): "3.9": want a whole number from 1`},
