@@ -42,7 +42,7 @@ type reading struct {
 	asked    time.Time
 	replica  int
 	apps     []app
-	missing  []string // the app that was asked for, if there is none
+	missing  string // the app that was asked for, if there is none
 	problems []catalog.Problem
 	versions map[versionKey]versionAnswer // of the running tasks that need them
 	hosts    map[string]hostname.Answer   // of the running tasks
@@ -166,8 +166,8 @@ const (
 
 // visited takes in what was answered on one app.
 func (f *fleet) visited(one reading, now time.Time) finding {
-	for _, id := range one.missing {
-		if _, known := f.apps[id]; known {
+	if one.missing != "" {
+		if _, known := f.apps[one.missing]; known {
 			return lost
 		}
 		return unchanged

@@ -80,7 +80,7 @@ func (r *reader) one(ctx context.Context, id string) (reading, error) {
 	}}
 	switch _, err := r.client.ask(ctx, q); {
 	case errors.Is(err, errNotFound):
-		return reading{asked: got.asked, missing: []string{id}}, nil
+		return reading{asked: got.asked, missing: id}, nil
 	case err != nil && malformed:
 		return reading{}, fmt.Errorf("%w: %w", errMalformed, err)
 	case err != nil:
