@@ -240,9 +240,7 @@ func TestRealTakenPortIsNamed(t *testing.T) {
 }
 
 func TestRealPenRunsAsItsUser(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can become another user")
-	}
+	needRoot(t)
 	for user, uid := range map[string]int{"nobody": 65534, "root": 0} {
 		r := newRig(t, func(c *Config) { c.User = user })
 		s := udp(port(t), echo(t, "a"))
@@ -260,9 +258,7 @@ func TestRealPenRunsAsItsUser(t *testing.T) {
 
 // The kernel gives no datagram to a second pen of another user, so the first must go before.
 func TestRealPenOfAnotherUserIsReplaced(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can become another user")
-	}
+	needRoot(t)
 	r := newRig(t, func(c *Config) { c.User = "root" })
 	s := udp(port(t), echo(t, "a"))
 	r.apply(s)

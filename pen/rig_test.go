@@ -22,6 +22,18 @@ type rig struct {
 	driver *Driver
 }
 
+// needRoot skips a test where it cannot become another user; in CI it must.
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("CI must run as root, to become another user")
+	}
+	t.Skip("only root can become another user")
+}
+
 func needPen(t testing.TB) {
 	t.Helper()
 	if _, err := exec.LookPath("pen"); err != nil {

@@ -103,9 +103,7 @@ func TestRealRefusedServiceCostsOnlyItself(t *testing.T) {
 }
 
 func TestRealClosedRunDirectoryIsNamed(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can become another user")
-	}
+	needRoot(t)
 	r := newRig(t, nil)
 	if err := os.Chmod(r.config.RunDir, 0o700); err != nil {
 		t.Fatal(err)

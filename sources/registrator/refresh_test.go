@@ -105,7 +105,7 @@ func BenchmarkRefresh(b *testing.B) {
 		b.Run(store, func(b *testing.B) {
 			c, err := etcd.Start(b.Context(), etcd.Config{Dir: b.TempDir(), V2: true})
 			if err != nil {
-				b.Skip(err)
+				b.Fatal(err)
 			}
 			defer c.Kill()
 			stop := startWriter(b, store, c.Members[0].URL())
@@ -154,7 +154,7 @@ func cpu() time.Duration {
 func BenchmarkPut(b *testing.B) {
 	c, err := etcd.Start(b.Context(), etcd.Config{Dir: b.TempDir(), V2: true})
 	if err != nil {
-		b.Skip(err)
+		b.Fatal(err)
 	}
 	defer c.Kill()
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{c.Members[0].URL()}, Logger: zap.NewNop()})
