@@ -89,6 +89,30 @@ func TestTheAnswerThatWasAskedForLaterCounts(t *testing.T) {
 	}
 }
 
+func TestAListThatDoesNotTellAnAppsTasksLeavesThem(t *testing.T) {
+	f, _ := fleetOf(t, plainA, start()).renewed(list(t, `{"id":"/a","version":"2016-01-02","ports":[8300]}`, start().Add(time.Second)), start().Add(time.Second))
+	const want = headA + "  10.0.0.1:31000 check on-host\n! /a: the list does not tell its tasks; what was known of it stays\n"
+	if got := canonical(f.board.all(), f.problems()); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+func TestWordsOfTasksThatAreNotListedAreBounded(t *testing.T) {
+	f := fleetOf(t, plainA, start())
+	for _, frame := range []string{
+		`{"eventType":"status_update_event","appId":"/a","taskStatus":"TASK_FAILED","taskId":"a.x%d"}`,
+		`{"eventType":"health_status_changed_event","appId":"/a","taskId":"a.y%d","alive":false}`,
+	} {
+		var asked []string
+		for i := range 2 * maxWords {
+			asked, _ = told(t, f, fmt.Sprintf(frame, i), start())
+		}
+		if n := len(f.apps["/a"].words); n > maxWords || asked[0] != "confirm" {
+			t.Errorf("%s: %d words, the last one asks for %q", frame, n, asked)
+		}
+	}
+}
+
 // randomApp is one of a few apps that quarrel over a few ports.
 func randomApp(random *rand.Rand, id int) string {
 	var tasks []string

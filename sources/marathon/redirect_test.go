@@ -175,3 +175,15 @@ func TestTheLeaderStaysUntilAnotherOneIsNamed(t *testing.T) {
 		}
 	}
 }
+
+// A proxy may put anything into a redirect, credentials among it.
+func TestARedirectThatIsNoURLIsNotQuoted(t *testing.T) {
+	at := serve(t, "127.0.0.2", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", "ht!tp://bob:hunter2@x/")
+		w.WriteHeader(http.StatusFound)
+	})
+	_, err := mustNew(t, at).Read(t.Context())
+	if want := "read marathon: " + at + ": it redirects to what is no URL"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}

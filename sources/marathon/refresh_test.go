@@ -81,6 +81,7 @@ func TestAnswersOnOneApp(t *testing.T) {
 		`{"app":{"id":"/a","tasks":[{"id":"t"},7]}}`: "1 tasks, 1 bad",
 		`{"app":{"id":"/b"}}`:                        `error the answer is app "/b", not "/a"`,
 		`{"app":{"id":"/a","ports":7}}`:              "error ports cannot be of type number",
+		`{"app":{"id":"/a","ports":[8300]}}`:         "error the answer does not tell the app's tasks",
 		`{"app":null}`:                               `error the answer is app "", not "/a"`,
 		`{"tasks":[]}`:                               `error the answer has no "app"`,
 		`<html>`:                                     "error the answer is not the JSON that is wanted: invalid character '<' looking for beginning of value",

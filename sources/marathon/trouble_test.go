@@ -375,3 +375,24 @@ func TestSixAppsDoNotWaitForTheGap(t *testing.T) {
 		t.Error("not within 10 s")
 	})
 }
+
+// An app whose answer takes seconds holds up no other.
+func TestASlowAppHoldsUpNobody(t *testing.T) {
+	s := &farm{apps: map[string]func() string{}, delay: map[string]time.Duration{}}
+	app := func(id string, port, host int) string {
+		return fmt.Sprintf(`{"id":%q,"version":"v1","ports":[%d],"tasks":[{"id":"t.%d","host":"10.0.0.%d","ports":[31000],"version":"v1"}]}`, id, port, host, host)
+	}
+	s.json("/slow", app("/slow", 8300, 1))
+	s.json("/z", app("/z", 8301, 2))
+	runFarm(t, s, Config{}, func(serving func() string) {
+		time.Sleep(time.Second)
+		s.slow("apps/slow", 4*time.Second)
+		s.json("/z", app("/z", 8301, 3))
+		s.send(`{"eventType":"api_post_event","appDefinition":{"id":"/slow"}}`)
+		s.send(`{"eventType":"api_post_event","appDefinition":{"id":"/z"}}`)
+		time.Sleep(10 * time.Millisecond)
+		if got := serving(); !strings.Contains(got, "10.0.0.3:31000") {
+			t.Errorf("while the slow app is asked for:\n%s", got)
+		}
+	})
+}

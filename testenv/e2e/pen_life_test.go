@@ -241,7 +241,11 @@ func TestPenIsSeen(t *testing.T) {
 	w.ended(port)
 	w.quiet()
 	changes := w.driver("pen").Changes
-	if want := map[string]int{"add server": 1, "remove server": 1, "stop pen": 1}; !maps.Equal(changes, want) {
+	if n := changes["remove server"]; n < 1 || n > 3 { // those of the two other tasks may be seen before the end of their app
+		t.Errorf("%d servers were removed, want 1 to 3", n)
+	}
+	delete(changes, "remove server")
+	if want := map[string]int{"add server": 1, "stop pen": 1}; !maps.Equal(changes, want) {
 		t.Errorf("changes %v, want %v", changes, want)
 	}
 	for _, words := range []string{"add server", "remove server", "stop pen"} {

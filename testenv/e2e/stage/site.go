@@ -137,15 +137,14 @@ func (s *Site) addTask(key catalog.Key) (*Task, error) {
 	s.mu.Lock()
 	s.tasks[name] = t
 	s.mu.Unlock()
-	var health []bool
-	if checked(key) {
-		health = []bool{true}
-	}
 	var host int
 	if _, err := fmt.Sscanf(t.Addr, "127.0.0.1:%d", &host); err != nil {
 		return nil, err
 	}
-	t.ID = s.Marathon.AddTask(appID(key), fakemarathon.Task{Ports: []int{host}, Health: health}).ID
+	t.ID = s.Marathon.AddTask(appID(key), fakemarathon.Task{Ports: []int{host}}).ID
+	if checked(key) {
+		s.Marathon.SetHealth(t.ID, true)
+	}
 	return t, nil
 }
 
@@ -200,8 +199,9 @@ func (s *Site) tasksOf(key catalog.Key) []*Task {
 
 // Removal is a task that was removed.
 type Removal struct {
-	Port      int    // of its service
-	Addr      string // of its backend
+	Port      int       // of its service
+	Addr      string    // of its backend
+	Added     time.Time // before Marathon announced it
 	Announced time.Time
 }
 
@@ -212,7 +212,7 @@ func (s *Site) Removals() []Removal {
 	var out []Removal
 	for _, t := range s.tasks {
 		if !t.removed.IsZero() {
-			out = append(out, Removal{t.Port, t.Addr, t.removed})
+			out = append(out, Removal{t.Port, t.Addr, t.added, t.removed})
 		}
 	}
 	return out
