@@ -76,7 +76,7 @@ func (d *Driver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Re
 			at.keys = nil // it will be another process
 		}
 		var refused []error
-		refused, seen, err = d.act(ctx, v.plan.steps, at, &r)
+		refused, seen, err = d.act(ctx, d.withDeletions(v.plan), at, &r)
 		if err != nil {
 			d.Resync()
 			return r, errors.Join(append(errs, err)...)
@@ -329,9 +329,13 @@ func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.R
 			}
 		}
 		for _, s := range steps[:n] {
-			if text := firstRefusal(answers[:len(s.commands)]); text != "" {
+			text := firstRefusal(answers[:len(s.commands)])
+			switch {
+			case s.deletion():
+				d.noteDeletion(s, refusal(answers[len(s.commands)-1]))
+			case text != "":
 				refused = append(refused, fmt.Errorf("%s: HAProxy answers %q to %s", s.change.Service, text, s.change.Detail))
-			} else if r != nil {
+			case r != nil:
 				r.Changes = append(r.Changes, s.change)
 			}
 			answers = answers[len(s.commands):]

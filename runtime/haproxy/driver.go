@@ -69,6 +69,7 @@ type Driver struct {
 type leaving struct {
 	key   catalog.Key
 	since time.Time
+	tried time.Time // to delete it
 }
 
 // maxSocketPath is HAProxy's limit: it binds a temporary name first, and renames it.

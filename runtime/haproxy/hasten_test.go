@@ -52,36 +52,53 @@ func TestServerOfAProvenServiceIsAddedInOneBatch(t *testing.T) {
 	}
 }
 
-func TestServerIsRemovedAfterALook(t *testing.T) {
+func TestServersAreRemovedAfterALook(t *testing.T) {
 	a := addrs("10.0.0.1:1", "10.0.0.2:2")
-	_, d, c := simulated(t, service(80, a...))
-	if _, err := d.Apply(t.Context(), []*catalog.Service{service(80, a[1])}); err != nil {
-		t.Fatal(err)
-	}
-	if len(c.batches) != 3 || c.batches[0][0] != "show info" || c.batches[1][0] != "disable server s80.test-80/10.0.0.1:1" {
-		t.Errorf("sent %q, want a look, then the removal with another look, then the deletion", c.batches)
+	const off, del = "disable server s80.test-80/10.0.0.1:1", "del server s80.test-80/10.0.0.1:1"
+	for name, c := range map[string]struct {
+		from, to []netip.AddrPort
+		want     string // how the batches begin
+	}{
+		"one of two":  {a, a[1:], "show info | show servers state s80.test-80, " + off + " | " + del},
+		"a successor": {a[:1], a[1:], "add server s80.test-80/10.0.0.2:2 10.0.0.2:2 weight 128 pool-max-conn -1 pool-purge-delay 5s | enable server s80.test-80/10.0.0.2:2, " + off + " | " + del},
+		"the last":    {a[:1], nil, "show info | show servers state s80.test-80, disable frontend s80.test-80 | " + off},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, d, sent := simulated(t, service(80, c.from...))
+			if _, err := d.Apply(t.Context(), []*catalog.Service{service(80, c.to...)}); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, b := range sent.batches {
+				got = append(got, strings.Join(b[:2], " | "))
+			}
+			if text := strings.Join(got, ", "); text != c.want {
+				t.Errorf("sent\n%s, want\n%s", text, c.want)
+			}
+		})
 	}
 }
 
 func TestWhatWasBelievedWronglyIsPutRightInTheSamePass(t *testing.T) {
 	a := addrs("10.0.0.1:1", "10.0.0.2:2")
-	want := []*catalog.Service{service(80, a...)}
 	for name, change := range map[string]func(*sim){
-		"somebody paused the frontend":      func(s *sim) { s.worker.proxies[0].paused = true },
-		"somebody removed the other server": func(s *sim) { s.worker.proxies[0].servers = nil },
-		"somebody restarted HAProxy":        func(s *sim) { s.restart() },
-		"HAProxy died":                      func(s *sim) { s.pass(time.Minute); s.worker = nil },
+		"somebody paused the frontend": func(s *sim) { s.worker.proxies[0].paused = true },
+		"somebody removed all servers": func(s *sim) { s.worker.proxies[0].servers = nil },
+		"somebody restarted HAProxy":   func(s *sim) { s.restart() },
+		"HAProxy died":                 func(s *sim) { s.pass(time.Minute); s.worker = nil },
 	} {
-		t.Run(name, func(t *testing.T) {
-			s, d, _ := simulated(t, service(80, a[0]))
-			change(s)
-			if _, err := d.Apply(t.Context(), want); err != nil {
-				t.Fatal(err)
-			}
-			if got := s.worker.traffic(); len(got) != len(a) {
-				t.Errorf("traffic goes to %v, want %v", got, a)
-			}
-		})
+		for what, servers := range map[string][2][]netip.AddrPort{"to add": {a[:1], a}, "to remove": {a, a[:1]}} {
+			t.Run(name+" "+what, func(t *testing.T) {
+				s, d, _ := simulated(t, service(80, servers[0]...))
+				change(s)
+				if _, err := d.Apply(t.Context(), []*catalog.Service{service(80, servers[1]...)}); err != nil {
+					t.Fatal(err)
+				}
+				if got := s.worker.traffic(); len(got) != len(servers[1]) {
+					t.Errorf("traffic goes to %v, want %v", got, servers[1])
+				}
+			})
+		}
 	}
 }
 

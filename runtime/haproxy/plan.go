@@ -22,6 +22,9 @@ type step struct {
 	commands []string
 }
 
+// deletion reports whether the step deletes a server that is in maintenance, which nobody is told of.
+func (s step) deletion() bool { return s.change.Action == "" }
+
 // plan is what turns an observed HAProxy into the wanted one. It is data: logs, `proxymatic plan`, status and tests show
 // the same changes.
 type plan struct {

@@ -117,50 +117,51 @@ func (d *Driver) stillGone(v view) map[catalog.Key]time.Time {
 	return out
 }
 
+// withDeletions gives a plan's steps, and the deletions of the servers that they remove: most have no connections, and can go at once.
+func (d *Driver) withDeletions(p plan) []step {
+	return slices.Concat(p.steps, slices.DeleteFunc(slices.Clone(p.deletes), func(s step) bool {
+		_, leaving := d.leaving[s.change.Server]
+		return leaving
+	}))
+}
+
 // deleteServers tries to delete the removed servers. One that still has connections stays in maintenance, where it gets no
 // new ones, until they end or the drain time is over.
 func (d *Driver) deleteServers(ctx context.Context, v view) error {
-	before := d.leaving
-	d.leaving = map[string]leaving{}
-	for path, l := range before {
-		if v.keys != nil && !slices.Contains(v.keys, l.key) {
-			d.leaving[path] = l
+	maps.DeleteFunc(d.leaving, func(path string, l leaving) bool { // it has left, or is wanted again
+		looked := v.keys == nil || slices.Contains(v.keys, l.key)
+		return looked && !slices.ContainsFunc(v.plan.deletes, func(s step) bool { return s.change.Server == path })
+	})
+	var due []step
+	for _, s := range v.plan.deletes {
+		l, known := d.leaving[s.change.Server]
+		if known && d.now().Sub(l.tried) < deleteAgain/2 {
+			continue
 		}
+		if known && d.now().Sub(l.since) >= d.config.Drain {
+			s.commands = append([]string{"shutdown sessions server " + s.change.Server}, s.commands...)
+		}
+		due = append(due, s)
 	}
-	for chunk := range slices.Chunk(v.plan.deletes, batchSize/2) {
-		var commands []string
-		for _, s := range chunk {
-			if was, ok := before[s.change.Server]; ok && d.now().Sub(was.since) >= d.config.Drain {
-				commands = append(commands, "shutdown sessions server "+s.change.Server)
-			}
-			commands = append(commands, s.commands...)
-		}
-		answers, err := d.cli.do(ctx, commands)
-		if err != nil {
-			d.leaving = before
-			d.Resync()
-			return fmt.Errorf("delete servers: %w", err)
-		}
-		for i, command := range commands {
-			d.noteDelete(command, answers[i], chunk, before)
-		}
+	if _, _, err := d.act(ctx, due, d.looking(nil), nil); err != nil {
+		d.Resync()
+		return fmt.Errorf("delete servers: %w", err)
 	}
 	return nil
 }
 
-// noteDelete keeps a server that could not be deleted yet. 2.6 answers "Server still has connections attached to it, cannot
+// noteDeletion keeps a server that could not be deleted yet. 2.6 answers "Server still has connections attached to it, cannot
 // remove it."; one that others refer to stays in maintenance until the next reload.
-func (d *Driver) noteDelete(command, answer string, chunk []step, before map[string]leaving) {
-	for _, s := range chunk {
-		if s.commands[0] != command || refusal(answer) == "" || refusal(answer) == "No such server." {
-			continue
-		}
-		since := d.now()
-		if was, ok := before[s.change.Server]; ok {
-			since = was.since
-		}
-		d.leaving[s.change.Server] = leaving{s.key, since}
+func (d *Driver) noteDeletion(s step, refused string) {
+	if refused == "" || refused == "No such server." {
+		delete(d.leaving, s.change.Server)
+		return
 	}
+	l, known := d.leaving[s.change.Server]
+	if l.key, l.tried = s.key, d.now(); !known {
+		l.since = l.tried
+	}
+	d.leaving[s.change.Server] = l
 }
 
 // follow lets haproxy.cfg say what runs now. Services that wait for a reload stay as they are in it.

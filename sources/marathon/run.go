@@ -125,6 +125,10 @@ func (r *run) next(now time.Time) time.Time {
 	return next
 }
 
+// confirmPause is how long after an event that told all that matters its app is asked for, so that events which come together, as
+// when a task is killed and another one takes its place, are confirmed by one answer.
+const confirmPause = 500 * time.Millisecond
+
 // hear takes the events in that have come.
 func (r *run) hear(now time.Time) {
 	events, opened := r.pulse.take()
@@ -145,7 +149,7 @@ func (r *run) hear(now time.Time) {
 			r.agenda.everything(now)
 		case confirm:
 			for _, id := range e.apps() {
-				r.agenda.visit(id, visit{at: now.Add(r.config.Settle)})
+				r.agenda.visit(id, visit{at: now.Add(confirmPause)})
 			}
 		case atOnce:
 			for _, id := range e.apps() {
