@@ -1,5 +1,5 @@
-// Command fakeregistrator writes services into etcd as the registrator of a host would, for demos and test environments, until
-// it is ended. As the real one's, its keys stay then, or expire with their TTL.
+// Command fakeregistrator writes services, or what runs in a Docker engine, into etcd as the registrator of a host would, for
+// demos and test environments, until it is ended. As the real one's, its keys stay then, or expire with their TTL.
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,7 +27,7 @@ const retry = 2 * time.Second
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	r, containers, err := configure(os.Args[1:])
+	c, err := configure(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
 	}
@@ -34,16 +35,23 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	run(ctx, r, containers)
+	c.run(ctx)
+}
+
+// command is what the command line asks for.
+type command struct {
+	registrator *fakeregistrator.Registrator
+	containers  []fakeregistrator.Container
+	docker      fakeregistrator.Engine // whose containers are written too; none without a Socket
 }
 
 // configure reads the command line.
-func configure(args []string) (*fakeregistrator.Registrator, []fakeregistrator.Container, error) {
+func configure(args []string) (c command, err error) {
 	r := &fakeregistrator.Registrator{Failed: func(err error) { fmt.Fprintln(os.Stderr, err) }}
-	var containers []fakeregistrator.Container
+	c.registrator = r
 	host, err := os.Hostname()
 	if err != nil {
-		return nil, nil, err
+		return c, err
 	}
 	flags := flag.NewFlagSet("fakeregistrator", flag.ContinueOnError)
 	etcd := flags.String("etcd", "etcd3://127.0.0.1:2379/services", "`URL` of etcd: etcd2:// (what upstream's registrator writes) or etcd3:// (its fork), host:port[,host:port...], prefix")
@@ -53,26 +61,29 @@ func configure(args []string) (*fakeregistrator.Registrator, []fakeregistrator.C
 	flags.DurationVar(&r.Resync, "resync", 0, "how often all keys are written again")
 	flags.BoolVar(&r.Cleanup, "cleanup", false, "remove what is left of this host's containers of an earlier run (etcd3 only)")
 	flags.Func("service", "`name[:exposed]=ip:port[/udp]` of a container; exposed is its own port, port where it is not given. Repeatable", func(s string) error {
-		c, err := parseService(s, len(containers)+1)
-		containers = append(containers, c)
+		one, err := parseService(s, len(c.containers)+1)
+		c.containers = append(c.containers, one)
 		return err
 	})
+	flags.StringVar(&c.docker.Socket, "docker", "", "`path` of the socket of a Docker engine whose containers are followed, such as /var/run/docker.sock")
+	flags.StringVar(&c.docker.Label, "label", "", "`label` that these containers must have, such as NAME or NAME=VALUE; empty: none")
+	flags.StringVar(&c.docker.IP, "ip", "127.0.0.1", "`address` of the host, for ports that Docker publishes on all of its addresses")
 	flags.SetOutput(io.Discard) // main prints the error
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			flags.SetOutput(os.Stdout)
 			flags.PrintDefaults()
 		}
-		return nil, nil, err
+		return c, err
 	}
 	if flags.NArg() > 0 {
-		return nil, nil, fmt.Errorf("%q is no flag", flags.Arg(0))
+		return c, fmt.Errorf("%q is no flag", flags.Arg(0))
 	}
 	if (r.TTL == 0) != (r.Refresh == 0) || r.TTL > 0 && r.TTL <= r.Refresh {
-		return nil, nil, fmt.Errorf("-ttl %s and -ttl-refresh %s: want both or none, and -ttl the longer one", r.TTL, r.Refresh)
+		return c, fmt.Errorf("-ttl %s and -ttl-refresh %s: want both or none, and -ttl the longer one", r.TTL, r.Refresh)
 	}
 	r.Store, r.Prefix, err = fakeregistrator.Open(*etcd)
-	return r, containers, err
+	return c, err
 }
 
 // unfit are the characters that Docker has in no container's name.
@@ -103,21 +114,47 @@ func parseService(s string, number int) (fakeregistrator.Container, error) {
 }
 
 // run writes the keys, as soon as etcd takes them, and refreshes them until ctx ends.
-func run(ctx context.Context, r *fakeregistrator.Registrator, containers []fakeregistrator.Container) {
+func (c command) run(ctx context.Context) {
+	r := c.registrator
 	r.Crash() // it starts when its containers run already
-	for _, c := range containers {
-		if err := r.Add(ctx, c); err != nil {
+	for _, one := range c.containers {
+		if err := r.Add(ctx, one); err != nil {
 			r.Failed(err)
 		}
 	}
 	for err := r.Restart(ctx); err != nil; err = r.Restart(ctx) {
 		r.Failed(err)
-		select {
-		case <-ctx.Done():
+		if !pause(ctx) {
 			return
-		case <-time.After(retry):
 		}
 	}
-	fmt.Printf("%d services of %s written\n", len(containers), r.Host)
+	fmt.Printf("%d services of %s written\n", len(c.containers), r.Host)
+	var follower sync.WaitGroup
+	defer follower.Wait()
+	if c.docker.Socket != "" {
+		follower.Go(func() { c.follow(ctx) })
+	}
 	_ = r.Run(ctx) // ends with ctx
+}
+
+// follow writes what runs in Docker until ctx ends.
+func (c command) follow(ctx context.Context) {
+	for {
+		if err := c.registrator.Follow(ctx, c.docker); ctx.Err() == nil {
+			c.registrator.Failed(err)
+		}
+		if !pause(ctx) {
+			return
+		}
+	}
+}
+
+// pause reports whether ctx goes on after it.
+func pause(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(retry):
+		return true
+	}
 }

@@ -53,7 +53,7 @@ func TestConfigureRefuses(t *testing.T) {
 		"-service web":              `invalid value "web" for flag -service: want name[:exposed]=ip:port[/udp]`,
 		"-ttl 10s -ttl-refresh 5s -etcd etcd2://a:1/x/y": "<nil>",
 	} {
-		if _, _, err := configure(strings.Fields(args)); fmt.Sprint(err) != want {
+		if _, err := configure(strings.Fields(args)); fmt.Sprint(err) != want {
 			t.Errorf("%s: got %v, want %s", args, err, want)
 		}
 	}
@@ -72,13 +72,13 @@ func TestRun(t *testing.T) {
 	}
 	defer c.Kill()
 	c.Kill()
-	r, containers, err := configure([]string{"-etcd", "etcd2://" + c.Addrs(), "-host", "h1", "-ttl", "60s", "-ttl-refresh", "10ms",
+	asked, err := configure([]string{"-etcd", "etcd2://" + c.Addrs(), "-host", "h1", "-ttl", "60s", "-ttl-refresh", "10ms",
 		"-service", "web:80=10.0.0.1:31000", "-service", "dns:53=10.0.0.1:31001/udp"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	failed := make(chan error, 1)
-	r.Failed = func(err error) {
+	asked.registrator.Failed = func(err error) {
 		select {
 		case failed <- err:
 		default:
@@ -86,7 +86,7 @@ func TestRun(t *testing.T) {
 	}
 	running, end := context.WithCancel(ctx)
 	ended := make(chan struct{})
-	go func() { defer close(ended); run(running, r, containers) }()
+	go func() { defer close(ended); asked.run(running) }()
 	<-failed
 	if err := c.Restart(ctx); err != nil {
 		t.Fatal(err)
