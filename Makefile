@@ -17,16 +17,19 @@ SERVICES    ?= 100
 TESTFLAGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test e2e bench fuzz lint clean go haproxy pen etcd gcc
+.PHONY: help demo build image test e2e bench fuzz docker-check lint clean go haproxy pen etcd gcc engine
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build haproxy pen etcd ## show it at work: a fake Marathon and registrator, a real HAProxy, services that come, scale and go
 	go run ./testenv/demo --binary bin/proxymatic
 
 build: go ## build bin/proxymatic
 	CGO_ENABLED=0 go build -buildvcs=auto -trimpath -o bin/proxymatic ./cmd/proxymatic
+
+image: ## build the container image meltwater/proxymatic (with Docker's BuildKit)
+	DOCKER_BUILDKIT=1 docker build --build-arg VERSION=$$(git describe --tags --always --dirty) -t meltwater/proxymatic .
 
 test: go gcc haproxy pen etcd ## unit tests, and those with real HAProxy, pen and etcd, with the race detector
 	go test -race $(TESTFLAGS) -skip '$(STORIES)Real' $$(go list ./... | grep -Ev '$(SLOW)')
@@ -47,6 +50,9 @@ fuzz: go ## fuzz each parser, with FUZZTIME (10000x) inputs
 		echo "go test -run '^$$' -fuzz '^$$name$$' -fuzztime $(FUZZTIME) $$package"; \
 		go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
 	done
+
+docker-check: go engine ## build the image on a Docker engine of its own, run it and the compose environment, and remove every trace (root)
+	testenv/docker-check/run
 
 lint: go ## gofmt, go vet, staticcheck, and go.mod in order
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt -w these: $$unformatted"; exit 1; }
@@ -71,6 +77,15 @@ etcd:
 
 gcc: # for the race detector
 	@$(call need,gcc,gcc libc6-dev)
+
+engine: # for docker-check: an engine, compose, base images where no registry is reachable, a network of its own
+	@$(call need,dockerd,docker.io)
+	@$(call need,docker-compose,docker-compose)
+	@$(call need,debootstrap,debootstrap)
+	@$(call need,iptables,iptables)
+	@$(call need,slirp4netns,slirp4netns)
+	@$(call need,curl,curl)
+	@mountpoint -q /sys/fs/cgroup || { $(call need,cgroupfs-mount,cgroupfs-mount) }
 
 # need installs the packages $(2) where the program $(1) is missing. Package lists are only fetched when the old ones,
 # or none, do not do.
