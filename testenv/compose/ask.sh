@@ -64,7 +64,7 @@ ready() { [ "$(status_of /status)" = OK ]; }
 reloads() { status_of /metrics | awk '/^proxymatic_reloads_total/ { n += $2 } END { print n + 0 }'; }
 
 # marathon METHOD PATH [BODY] tells the fake Marathon what is so.
-marathon() { curl -fsS -o /dev/null -X "$1" "http://127.0.0.1:18080/fake/$2" -d "${3:-}"; }
+marathon() { curl -fsS -o /dev/null -X "$1" "http://127.0.0.1:$marathon_port/fake/$2" -d "${3:-}"; }
 
 # proxies CONTAINER lists the processes that serve: none may be another while only tasks change.
 proxies() { docker top "$1" -eo pid,comm | awk '$2 == "haproxy" || $2 == "pen" { print $1 }' | sort | xargs; }

@@ -1,19 +1,19 @@
 # What the image must do, beside a fake Marathon and servers on its host. To be sourced; uses $work and $image.
 
-status_port=9090
+status_port=9090 marathon_port=8080
 grace=10 # seconds until docker stop kills
 many=100
 
 # host_services starts what a container with net=host finds on its host. The namespace is ours alone, so ports are free.
 host_services() {
 	local bin=$work/bin kind n
-	"$bin/fakemarathon" -listen 127.0.0.1:18080 >>"$work/fakes.log" 2>&1 &
+	"$bin/fakemarathon" -listen "127.0.0.1:$marathon_port" >>"$work/fakes.log" 2>&1 &
 	for kind in http tcp udp; do
 		for n in 1 2; do
 			"$bin/backend" -kind "$kind" -listen "127.0.0.1:$(server_port "$kind" "$n")" -name "$kind$n" >>"$work/fakes.log" 2>&1 &
 		done
 	done
-	await "the fake Marathon" curl -fsS -o /dev/null http://127.0.0.1:18080/v2/apps
+	await "the fake Marathon" curl -fsS -o /dev/null "http://127.0.0.1:$marathon_port/v2/apps"
 	for kind in http tcp udp; do
 		put_app "$kind" "$(service_port "$kind")" "$kind"
 	done
@@ -32,7 +32,7 @@ put_app() {
 run_image() {
 	local name=$1
 	shift
-	docker run -d --name "$name" --net=host -e MARATHON_URL=http://127.0.0.1:18080 "${options[@]}" "$image" "$@" >/dev/null
+	docker run -d --name "$name" --net=host -e "MARATHON_URL=http://127.0.0.1:$marathon_port" "${options[@]}" "$image" "$@" >/dev/null
 }
 
 check_mode() {
