@@ -53,6 +53,7 @@ check_mode() {
 	say "$mode: memory with $((many + 3)) services: $(memory "$mode")"
 	for ((n = 0; n < many; n++)); do marathon DELETE "apps/many$n"; done
 	await "$mode: HEALTHCHECK" healthy "$mode"
+	check_hup "$mode"
 	check_stop "$mode"
 }
 
@@ -89,6 +90,17 @@ check_reloads() {
 	say "$mode: $(($(reloads) - before)) reloads for $many new services, no zombie: $(proxies "$mode" | wc -w) processes of HAProxy and pen"
 }
 
+# check_hup has the configuration read again.
+check_hup() {
+	local mode=$1 before
+	before=$(proxies "$mode")
+	docker kill -s HUP "$mode" >/dev/null
+	await "$mode: the configuration is read again" logged "$mode" "configuration read again"
+	await "$mode: /status says OK after HUP" ready
+	[ "$before" = "$(proxies "$mode")" ] || fail "$mode: HUP has changed the proxies: $before before, $(proxies "$mode") after"
+}
+
+logged() { docker logs "$1" 2>&1 | grep -F "$2" >/dev/null; }
 reloaded() { [ "$(reloads)" -ge "$1" ]; }
 healthy() { [ "$(docker inspect -f '{{.State.Health.Status}}' "$1")" = healthy ]; }
 
