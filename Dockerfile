@@ -15,7 +15,7 @@ RUN apt-get update \
 COPY --from=build /proxymatic /usr/local/bin/proxymatic
 # The proxies end with the container, so their connections are given time when it stops: less than the 10 s after which
 # `docker stop` kills.
-ENV HAPROXY_START=managed HAPROXY_RELOAD=managed ON_EXIT=drain DRAIN=8s
+ENV HAPROXY_START=managed HAPROXY_RELOAD=managed ON_EXIT=drain DRAIN=7s
 VOLUME ["/run/proxymatic", "/var/lib/proxymatic"]
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["proxymatic", "healthcheck"]

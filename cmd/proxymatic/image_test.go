@@ -83,8 +83,8 @@ func TestImageManagesItsProxiesAndEndsInTime(t *testing.T) {
 	if c.HAProxyStart != managed || c.HAProxyReload != managed || c.OnExit != onExitDrain {
 		t.Errorf("start %q, reload %q, on exit %q: want %q, %q, %q", c.HAProxyStart, c.HAProxyReload, c.OnExit, managed, managed, onExitDrain)
 	}
-	if c.Drain > dockerStop-time.Second {
-		t.Errorf("drain %s: want a second less than the %s after which docker stop kills", c.Drain, dockerStop)
+	if c.Drain > dockerStop-2*time.Second {
+		t.Errorf("drain %s: want 2 s less than the %s after which docker stop kills", c.Drain, dockerStop)
 	}
 	if c.HAProxy {
 		t.Error("the image serves TCP with HAProxy: pen is the default, --haproxy asks for HAProxy")
