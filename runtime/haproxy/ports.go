@@ -164,6 +164,9 @@ func prove(p ports, addrs []netip.AddrPort, self int, how binding) (map[netip.Ad
 			taken[a] = who(p, a, self)
 		case errors.Is(err, syscall.EADDRNOTAVAIL):
 			taken[a] = "nobody, but this host does not have the address"
+		case errors.Is(err, syscall.EACCES) && how == hold && !moreThanWe():
+			taken[a] = "nobody, but neither proxymatic nor its HAProxy may bind it: ports below net.ipv4.ip_unprivileged_port_start need " +
+				"root or CAP_NET_BIND_SERVICE"
 		case errors.Is(err, syscall.EACCES): // HAProxy may have a right that we lack
 		case err != nil:
 			held.release()
@@ -175,6 +178,16 @@ func prove(p ports, addrs []netip.AddrPort, self int, how binding) (map[netip.Ad
 		}
 	}
 	return taken, held, nil
+}
+
+// moreThanWe reports whether HAProxy's program carries capabilities of its own.
+func moreThanWe() bool {
+	program, err := findHAProxy()
+	if err != nil {
+		return false
+	}
+	size, err := unix.Getxattr(program, "security.capability", nil)
+	return err == nil && size > 0
 }
 
 // who names the holder of an address that could not be bound.

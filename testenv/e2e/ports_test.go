@@ -215,3 +215,30 @@ func accepts(port int) bool {
 	_ = conn.Close() // nothing was sent
 	return true
 }
+
+// One service that nobody here may bind costs the others nothing: HAProxy would end over it.
+func TestLowPortWithoutTheRightIsNamed(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	w := newWorld(t)
+	w.must(os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("1024"), 0o644))
+	w.setpriv()
+	ports := w.services(3, 2)
+	w.must(w.site.AddService(81, 2))
+	w.must(w.host.Start("--marathon", w.site.URL))
+	w.served(ports...)
+	w.must(stage.Until(w.patient(), func() error {
+		s, err := w.host.Status(w.Context())
+		if text := fmt.Sprint(s.Problems, s.Drivers); err == nil && !(strings.Contains(text, ":81 ") && strings.Contains(text, "need root or CAP_NET_BIND_SERVICE")) {
+			err = fmt.Errorf("the status does not name the port: %s", text)
+		}
+		return err
+	}))
+	loads := w.loads()
+	load := w.load(ports, 200)
+	w.served(w.services(1, 1)...)
+	w.must(load.WaitRequests(w.patient(), 100))
+	w.flawless(load)
+	w.reloaded(loads, 1, "a new service beside the one that cannot be bound")
+}
