@@ -116,7 +116,7 @@ func (d *Driver) bring(ctx context.Context, u *unit) {
 	}
 	u.done = u.plan.changes
 	if u.want != nil && u.want.refused == "" {
-		u.serving, u.sharer = serving, sharer(u.want.command, serving)
+		u.serving, u.sharer = serving, sharer(u.want.command, append(d.neighbour(u.key), serving))
 	}
 	d.succeed(u.key, u.want == nil)
 }
@@ -151,7 +151,8 @@ func (d *Driver) act(ctx context.Context, u unit) (process, error) {
 // same user can.
 func (d *Driver) begin(ctx context.Context, u unit) (process, error) {
 	c, old := u.want.command, u.have
-	if err := checkPort(c, old.all()); err != nil {
+	others := append(d.neighbour(c.key), old.all()...)
+	if err := checkPort(c, others); err != nil {
 		return process{}, err
 	}
 	if err := d.files.prepare(d.user); err != nil { // it may have been removed since
@@ -181,7 +182,7 @@ func (d *Driver) begin(ctx context.Context, u unit) (process, error) {
 	}
 	err = d.verify(ctx, started.process, u.plan.next)
 	if err == nil { // another may have come at the same time
-		err = checkPort(c, append(old.all(), started.process))
+		err = checkPort(c, append(others, started.process))
 	}
 	if err != nil {
 		return process{}, errors.Join(err, d.files.kill(ctx, started.process))

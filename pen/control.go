@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,7 +38,7 @@ func (c control) ask(ctx context.Context, command string) (answer string, pid in
 			err = fmt.Errorf("its control socket does not answer %s: %w", strings.Fields(command)[0], err)
 		}
 	}()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.path)
+	conn, err := c.tell(command)
 	if err != nil {
 		return "", 0, err
 	}
@@ -47,14 +48,30 @@ func (c control) ask(ctx context.Context, command string) (answer string, pid in
 			return "", 0, err
 		}
 	}
-	if _, err := io.WriteString(conn, command+"\n"); err != nil {
-		return "", 0, err
-	}
 	if pid, err = peer(conn); err != nil {
 		return "", 0, err
 	}
 	text, err := io.ReadAll(io.LimitReader(conn, maxAnswer))
 	return string(text), pid, err
+}
+
+// tell connects and sends a command, one right after the other: pen stands still in between, and would for as long as this process
+// did if it was stopped there.
+func (c control) tell(command string) (net.Conn, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), c.path)
+	defer file.Close() // the connection has another
+	line, address := []byte(command+"\n"), &unix.SockaddrUnix{Name: c.path}
+	if err := unix.Connect(fd, address); err != nil {
+		return nil, err
+	}
+	if n, err := unix.Write(fd, line); err != nil || n != len(line) {
+		return nil, errors.Join(err, fmt.Errorf("%d of %d bytes were sent", n, len(line)))
+	}
+	return net.FileConn(file)
 }
 
 // peer gives the process that listens on the other end.

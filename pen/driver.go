@@ -31,6 +31,7 @@ type Config struct {
 	BindAddress  netip.Addr    // where services listen
 	TCP          bool          // serve TCP services too
 	Drain        time.Duration // how long Close may wait for the connections of TCP services
+	Beside       []catalog.Key // services that pens of another run, perhaps in another container, serve until these do
 }
 
 // Driver makes pens offer services. It implements reconcile.Driver.
@@ -44,7 +45,8 @@ type Driver struct {
 	alarm  chan time.Duration // when to ask for another pass; the latest counts
 	pens   chan []process     // those that serve, when they change
 
-	sinkErr atomic.Pointer[string] // why nobody takes the clients of TCP services without servers
+	beside  atomic.Pointer[[]catalog.Key] // Config.Beside; nil when these pens are alone
+	sinkErr atomic.Pointer[string]        // why nobody takes the clients of TCP services without servers
 
 	// What follows belongs to Plan and Apply, which are never called at the same time. It is a memory of what was proven, to
 	// look at less, and of what failed, to try it less often; nothing breaks when it is lost.
@@ -76,6 +78,9 @@ func New(config Config) (*Driver, error) {
 	}
 	d := &Driver{config: config, files: files{config.RunDir}, render: renderer{t, config.Servers}, now: time.Now,
 		alarm: make(chan time.Duration, 1), pens: make(chan []process, 1), children: map[int]*child{}, failures: map[catalog.Key]failure{}, ended: map[int]bool{}, missed: map[int]int{}}
+	if len(config.Beside) > 0 {
+		d.beside.Store(&config.Beside)
+	}
 	return d, d.tryTemplate()
 }
 

@@ -27,12 +27,12 @@ func checkPort(c command, ours []process) error {
 	return nil
 }
 
-// sharer tells who else listens on the port of a pen that serves; empty when nobody does.
-func sharer(c command, serving process) string {
+// sharer tells who else listens on the port of pens that serve; empty when nobody does.
+func sharer(c command, ours []process) string {
 	if sockets, err := listeners(c); err == nil && len(sockets) < 2 {
 		return ""
 	}
-	if err := checkPort(c, []process{serving}); err != nil {
+	if err := checkPort(c, ours); err != nil {
 		return err.Error() + "; until then a part of the clients goes there"
 	}
 	return ""
@@ -50,6 +50,9 @@ func listeners(c command) ([]host.Socket, error) {
 
 // holds reports whether a pen has a socket. In a container it may not be seen whose a socket is, only of which user.
 func holds(p process, s host.Socket) bool {
+	if p.pid == 0 { // of another run
+		return p.uid == int(s.UID)
+	}
 	inodes, err := host.SocketsOf(p.pid)
 	return inodes[s.Inode] || errors.Is(err, fs.ErrPermission) && p.uid == int(s.UID)
 }

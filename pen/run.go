@@ -84,9 +84,9 @@ func (d *Driver) await(ctx context.Context, pid int, wake func()) {
 // drainPause is how often Close looks whether the connections of a TCP service have ended.
 const drainPause = 250 * time.Millisecond
 
-// Close ends pen's part when proxymatic exits: with drain, pens end, those of TCP services when they have no connection any
-// more, at the latest after the drain time; without, they go on serving. pen accepts connections until it ends. Nothing else
-// may be called after.
+// Close ends pen's part when proxymatic exits: with drain, pens close their ports at once, and end: those of UDP services as soon as
+// their flows are closed, those of TCP services when they have no connection any more, at the latest after the drain time;
+// without, they go on serving. Nothing else may be called after.
 func (d *Driver) Close(ctx context.Context, drain bool) error {
 	if !drain {
 		return nil
@@ -97,6 +97,9 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 	}
 	patient, cancel := context.WithTimeout(ctx, d.config.Drain)
 	defer cancel()
+	for _, p := range pens { // one after another: what comes in between pen's last look at its port and its end is lost
+		d.deafen(patient, p)
+	}
 	errs := make([]error, len(pens))
 	var group sync.WaitGroup
 	for i, p := range pens {
@@ -111,6 +114,15 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 	}
 	group.Wait()
 	return errors.Join(append(errs, d.files.removeSink())...)
+}
+
+// deafen closes a pen's port: it listens on a socket instead that nobody knows. It keeps its connections, while UDP flows, which have
+// no end, are closed, so that the next datagram finds who listens now. A pen that does not hear accepts clients until it ends.
+func (d *Driver) deafen(ctx context.Context, p process) {
+	_, _, err := control{p.socket}.ask(ctx, "listen "+d.files.newSocket(p.key, p.id))
+	if err == nil && p.key.Proto == catalog.UDP {
+		_ = d.moveFlows(ctx, p, table{})
+	}
 }
 
 // awaitIdle returns when a pen has no connections, or does not tell.

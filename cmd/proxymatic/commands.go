@@ -116,7 +116,7 @@ func (p program) render(ctx context.Context, c Config) (int, error) {
 	if !c.HAProxy {
 		return exitError, errors.New("without --haproxy no haproxy.cfg is written: all services go to pen")
 	}
-	driver, err := c.haproxy()
+	driver, err := c.haproxy(nil)
 	if err != nil {
 		return exitError, err
 	}
@@ -138,7 +138,7 @@ func (p program) validate(ctx context.Context, c Config) (int, error) {
 	if _, err := c.sources(); err != nil {
 		return exitError, err
 	}
-	if _, err := c.pen(); err != nil {
+	if _, err := c.pen(nil); err != nil {
 		return exitError, err
 	}
 	if c.ServicesFile != "" {
@@ -151,7 +151,7 @@ func (p program) validate(ctx context.Context, c Config) (int, error) {
 		}
 	}
 	if c.HAProxy {
-		driver, err := c.haproxy()
+		driver, err := c.haproxy(nil)
 		if err == nil {
 			err = driver.Check(ctx)
 		}

@@ -225,7 +225,7 @@ func (p proxy) Plan(_ context.Context, want []*catalog.Service) (catalog.Report,
 func asked(t *testing.T, answer planned, args ...string) result {
 	t.Helper()
 	dir := t.TempDir()
-	stop, err := serveControl(filepath.Join(dir, "control.sock"), func(context.Context) planned { return answer })
+	stop, err := serveControl(filepath.Join(dir, "control.sock"), func(context.Context) planned { return answer }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

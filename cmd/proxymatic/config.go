@@ -130,7 +130,10 @@ func (c Config) check() error {
 	if socket := c.controlSocket(); len(socket) > kernelSocketPath {
 		return fmt.Errorf("--run-dir: the socket %s would have more than the %d bytes that the kernel allows", socket, kernelSocketPath)
 	}
-	if socket := filepath.Join(c.RunDir, "haproxy-master.sock"); c.HAProxyStart == managed && len(socket) > haproxySocketPath {
+	if c.TakeOver && c.HAProxy && c.HAProxyStart != managed {
+		return fmt.Errorf("--take-over is for proxies that proxymatic runs itself, and --haproxy-start is %q: a restart without --take-over leaves such an HAProxy alone", c.HAProxyStart)
+	}
+	if socket := filepath.Join(c.proxyDir(), "haproxy-master.sock"); c.HAProxyStart == managed && len(socket) > haproxySocketPath {
 		return fmt.Errorf("--run-dir: the socket %s would have more than the %d bytes that HAProxy allows", socket, haproxySocketPath)
 	}
 	return nil

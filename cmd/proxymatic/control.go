@@ -16,9 +16,12 @@ import (
 // planLimit is how long a run works on a plan for a client that sets no limit itself.
 const planLimit = time.Minute
 
-// serveControl answers GET /plan on a Unix socket until stop is called, which waits for the end. The caller holds the
-// lock of the directory, so that a socket that is there already is a dead one.
-func serveControl(path string, plan func(context.Context) planned) (stop func(), err error) {
+// handOverWait is how long a successor waits for a run that is just reading its configuration.
+const handOverWait = 5 * time.Second
+
+// serveControl answers GET /plan on a Unix socket, and gives those who want to take over to leases, until stop is called, which
+// waits for the end. The caller holds the lock of the directory, so that a socket that is there already is a dead one.
+func serveControl(path string, plan func(context.Context) planned, leases chan<- *lease) (stop func(), err error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove the old control socket: %w", err)
 	}
@@ -35,6 +38,27 @@ func serveControl(path string, plan func(context.Context) planned) (stop func(),
 		defer cancel()
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(plan(ctx)) // a client that left misses its answer, nobody else does
+	})
+	mux.HandleFunc("POST "+leasePath, func(w http.ResponseWriter, _ *http.Request) {
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return // the client is gone
+		}
+		unix, ok := conn.(*net.UnixConn)
+		if ok {
+			_, err = buffered.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: lease\r\n\r\n")
+			err = errors.Join(err, buffered.Flush())
+		}
+		if !ok || err != nil {
+			_ = conn.Close() // as above
+			return
+		}
+		l := newLease(unix, buffered.Reader)
+		select {
+		case leases <- l:
+		case <-time.After(handOverWait): // another one takes over, or a configuration is read
+			l.end()
+		}
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})

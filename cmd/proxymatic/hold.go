@@ -7,16 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
-
-// hold makes the run directory and takes it for this process. The file that it returns is the lock: it lasts until that
-// is closed, at the latest with the process.
-func hold(c Config) (*os.File, error) {
-	if err := makeDir("run-dir", c.RunDir); err != nil {
-		return nil, err
-	}
-	return lock(c.RunDir)
-}
 
 // makeDir makes a directory unless it is there, and finds out whether it can be written to.
 func makeDir(option, path string) error {
@@ -34,7 +26,15 @@ func makeDir(option, path string) error {
 	return nil
 }
 
-// lock takes the run directory. The kernel gives it back when the process ends, however it ends.
+// heldError says who holds the run directory.
+type heldError struct{ dir, holder string }
+
+func (e *heldError) Error() string {
+	return fmt.Sprintf("--run-dir: another proxymatic (process %s) holds %s; end it, let this one --take-over, or give each its own directory", e.holder, e.dir)
+}
+
+// lock takes the run directory: the file that it returns is the lock, until it is closed. The kernel gives it back when the process
+// ends, however it ends. The error is a heldError when somebody has it.
 func lock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -46,15 +46,22 @@ func lock(dir string) (*os.File, error) {
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("--run-dir: lock %s: %w", f.Name(), err)
 		}
-		return nil, fmt.Errorf("--run-dir: another proxymatic (process %s) holds %s; end it, or give each its own directory",
-			strings.TrimSpace(string(holder)), dir)
+		return nil, &heldError{dir, strings.TrimSpace(string(holder))}
 	}
-	pid := fmt.Sprintln(os.Getpid())
 	if err := f.Truncate(0); err != nil {
 		return nil, fmt.Errorf("--run-dir: %w", err)
 	}
-	if _, err := f.WriteAt([]byte(pid), 0); err != nil {
+	if _, err := f.WriteAt([]byte(self(time.Now())), 0); err != nil {
 		return nil, fmt.Errorf("--run-dir: %w", err)
 	}
 	return f, nil
+}
+
+// self names this process to others. In a container its number alone would say little.
+func self(now time.Time) string {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "an unknown host"
+	}
+	return fmt.Sprintf("%d on %s, since %s\n", os.Getpid(), name, now.Format(time.RFC3339))
 }

@@ -68,6 +68,9 @@ func (p program) main(ctx context.Context, args []string) int {
 	if name == "run" {
 		return p.run(flags, config)
 	}
+	if !command.bare {
+		config = config.in(currentPlace(config.RunDir))
+	}
 	ctx, cancel := context.WithTimeout(ctx, config.Timeout)
 	defer cancel()
 	code, err := command.do(ctx, config)

@@ -49,6 +49,8 @@ type Config struct {
 
 	StatusEndpoint string // host:port; empty for none
 	RunDir         string
+	Place          place // where in it the proxies are; found there, not configured
+	TakeOver       bool
 	StateDir       string
 	Verbose        bool
 	LogFormat      string // text or json
@@ -200,6 +202,9 @@ func newOptions() []option {
 		{name: "run-dir", env: "RUN_DIR", arg: "DIR", def: "/run/proxymatic",
 			help: "Directory for sockets and what lasts until the next boot",
 			set:  into(func(c *Config) *string { return &c.RunDir }, path)},
+		{name: "take-over", env: "TAKE_OVER", def: "false",
+			help: "Take over from the proxymatic that holds the run directory, perhaps in another container: it goes on until this one serves, and then drains and ends",
+			set:  into(func(c *Config) *bool { return &c.TakeOver }, yesNo)},
 		{name: "state-dir", env: "STATE_DIR", arg: "DIR", def: "/var/lib/proxymatic",
 			help: "Directory for what lasts longer",
 			set:  into(func(c *Config) *string { return &c.StateDir }, path)},

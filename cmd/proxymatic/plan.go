@@ -61,7 +61,7 @@ func (p program) plan(ctx context.Context, c Config) (int, error) {
 
 // planAlone plans from what the sources say now. Like a run, it needs every one of them.
 func planAlone(ctx context.Context, c Config) (planned, error) {
-	drivers, err := c.drivers()
+	drivers, err := c.drivers(neighbours{})
 	if err != nil {
 		return planned{}, err
 	}
@@ -69,7 +69,7 @@ func planAlone(ctx context.Context, c Config) (planned, error) {
 	if err = errors.Join(err, join(failures)); err != nil {
 		return planned{}, err
 	}
-	return planWith(ctx, loopDrivers(drivers), d.Want, d.Problems), nil
+	return planWith(ctx, drivers.forLoop(), d.Want, d.Problems), nil
 }
 
 func planWith(ctx context.Context, drivers []reconcile.Driver, want []*catalog.Service, problems []catalog.Problem) planned {

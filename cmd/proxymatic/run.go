@@ -23,34 +23,78 @@ import (
 // closeGrace is what ending the proxies may take beyond the time that their connections are given.
 const closeGrace = 10 * time.Second
 
-// run runs until a signal ends it, and gives the exit code.
+// run runs until a signal or a successor ends it, and gives the exit code.
 func (p program) run(flags *pflag.FlagSet, c Config) int {
+	r := &runner{flags: flags, stderr: p.stderr, leases: make(chan *lease)}
 	signals := make(chan os.Signal, 64) // a signal that finds no place is lost, and one to end must not be
 	p.notify(signals)
-	held, err := hold(c)
+	r.signals = signals
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	defer r.end()
+	end, err := r.begin(c)
 	if err != nil {
 		return p.fail(err)
 	}
-	defer func() { _ = held.Close() }() // gives the lock back; nothing is left to be written
-	first, err := newInstance(c, p.stderr, &instance{})
+	return r.run(end)
+}
+
+// begin takes the run directory, or takes over from the run that holds it, and starts the first instance.
+func (r *runner) begin(c Config) (ending, error) {
+	if err := makeDir("run-dir", c.RunDir); err != nil {
+		return nil, err
+	}
+	var err error
+	r.held, err = lock(c.RunDir)
+	if other := new(heldError); errors.As(err, &other) && c.TakeOver {
+		return r.takeOver(c)
+	}
 	if err != nil {
-		return p.fail(err)
+		return nil, err
 	}
-	if err := makeDir("state-dir", c.StateDir); err != nil {
-		first.log.Warn("state directory cannot be used; nothing is kept there yet", "err", err)
+	c = c.in(currentPlace(c.RunDir))
+	first, err := newInstance(c, r.stderr, &instance{}, neighbours{})
+	if err != nil {
+		return nil, err
 	}
-	r := &runner{flags: flags, signals: signals, stderr: p.stderr}
 	r.current.Store(first)
-	stop, err := serveControl(c.controlSocket(), func(ctx context.Context) planned {
-		return planOf(r.current.Load().loop.Plan(ctx))
-	})
-	if err != nil {
-		return p.fail(fmt.Errorf("--run-dir: %w", err))
+	if err := r.own(c); err != nil {
+		return nil, err
 	}
-	defer stop()
-	b := buildInfo()
-	first.log.Info("started", "version", b.Version, "pid", os.Getpid(), "config", c.File)
-	return r.run()
+	if c.Place > 0 {
+		r.sweep(first, append(places(c.RunDir), 0)...)
+	}
+	first.hello()
+	return first.start(), nil
+}
+
+// own does what only the holder of the run directory may do.
+func (r *runner) own(c Config) error {
+	var err error
+	r.stopControl, err = serveControl(c.controlSocket(), func(ctx context.Context) planned {
+		return planOf(r.current.Load().loop.Plan(ctx))
+	}, r.leases)
+	if err = errors.Join(err, c.link()); err != nil {
+		return fmt.Errorf("--run-dir: %w", err)
+	}
+	return nil
+}
+
+// letGo gives the run directory to whoever wants it. It may be called again.
+func (r *runner) letGo() {
+	if r.stopControl != nil {
+		r.stopControl()
+	}
+	if r.held != nil {
+		_ = r.held.Close() // which gives the lock back; nothing is left to be written
+	}
+	r.stopControl, r.held = nil, nil
+}
+
+// end ends what was begun beside the instances.
+func (r *runner) end() {
+	r.cancel()
+	r.group.Wait()
+	r.letGo()
 }
 
 // instance is what runs from one reading of the configuration.
@@ -58,20 +102,20 @@ type instance struct {
 	config  Config
 	log     *slog.Logger
 	sources []reconcile.Source
-	drivers []driver
+	drivers drivers
 	loop    *reconcile.Loop
 	status  *status.Server // nil without an endpoint
 }
 
-// newInstance prepares one that comes after old, which is empty for the first. Nothing happens until run, so that a
-// configuration that cannot be used costs nothing.
-func newInstance(c Config, stderr io.Writer, old *instance) (*instance, error) {
+// newInstance prepares one that comes after old, which is empty for the first, and beside the proxies of another run. Nothing
+// happens until it is started, so that a configuration that cannot be used costs nothing.
+func newInstance(c Config, stderr io.Writer, old *instance, beside neighbours) (*instance, error) {
 	sources, err := c.sources()
 	if err != nil {
 		return nil, err
 	}
 	old.keep(c, sources)
-	drivers, err := c.drivers()
+	drivers, err := c.drivers(beside)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +125,7 @@ func newInstance(c Config, stderr io.Writer, old *instance) (*instance, error) {
 	}
 	i.loop = reconcile.New(reconcile.Config{
 		Sources: sources,
-		Drivers: loopDrivers(drivers),
+		Drivers: drivers.forLoop(),
 		Policy:  c.policy(),
 		Resync:  c.RefreshInterval,
 		Log:     i.log,
@@ -107,9 +151,21 @@ func (i *instance) keep(c Config, sources []reconcile.Source) {
 	}
 }
 
-// start runs the instance. end stops it and waits for that; it first says so on the status endpoint when terminating,
-// and then calls last, while the endpoint still answers.
-func (i *instance) start() (end func(terminating bool, last func() error) error) {
+// hello logs that a run has begun, and prepares the directory that it could do without.
+func (i *instance) hello() {
+	if err := makeDir("state-dir", i.config.StateDir); err != nil {
+		i.log.Warn("state directory cannot be used; nothing is kept there yet", "err", err)
+	}
+	b := buildInfo()
+	i.log.Info("started", "version", b.Version, "pid", os.Getpid(), "config", i.config.File)
+}
+
+// ending stops an instance and waits for that. It first says so on the status endpoint when terminating, and then calls last,
+// while the endpoint still answers.
+type ending func(terminating bool, last func() error) error
+
+// start runs the instance until it is ended.
+func (i *instance) start() ending {
 	loopCtx, stopLoop := context.WithCancel(context.Background())
 	statusCtx, stopStatus := context.WithCancel(context.Background())
 	loopEnded := make(chan error, 1)
@@ -130,63 +186,106 @@ func (i *instance) start() (end func(terminating bool, last func() error) error)
 	}
 }
 
-// close ends the proxies' part, at the same time.
-func (i *instance) close(ctx context.Context, drain bool) error {
-	errs := make([]error, len(i.drivers))
+// close ends the proxies' part.
+func (i *instance) close(drain bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), i.config.Drain+closeGrace)
+	defer cancel()
+	return closeAll(ctx, i.drivers.all(), drain)
+}
+
+// closeAll ends the parts of drivers at the same time.
+func closeAll(ctx context.Context, all []driver, drain bool) error {
+	errs := make([]error, len(all))
 	var group sync.WaitGroup
-	for n, d := range i.drivers {
+	for n, d := range all {
 		group.Go(func() { errs[n] = d.Close(ctx, drain) })
 	}
 	group.Wait()
 	return errors.Join(errs...)
 }
 
-// runner reacts to signals.
+// runner reacts to signals and to successors.
 type runner struct {
 	flags   *pflag.FlagSet
 	signals <-chan os.Signal
+	leases  chan *lease // of those who want to take over
 	stderr  io.Writer
+	waiting []os.Signal // that came while something else was decided
 	current atomic.Pointer[instance]
+
+	held        *os.File // the lock; nil when somebody else has it
+	stopControl func()   // nil without a control socket
+
+	ctx    context.Context // ends with the run
+	cancel context.CancelFunc
+	group  sync.WaitGroup // what goes on beside the instances, until ctx ends
 }
 
-// run runs instances, one after another, until a signal ends the last. It gives the exit code.
-func (r *runner) run() int {
+// event is what an instance ends for.
+type event struct {
+	next  *instance // comes after it; or
+	lease *lease    // wants to take over; or the run ends, and
+	drain bool      // the proxies too
+}
+
+// run runs instances, one after another, until a signal or a successor ends the last. It gives the exit code.
+func (r *runner) run(end ending) int {
 	for {
 		current := r.current.Load()
-		end := current.start()
-		next, drain := r.listen(current)
-		if next == nil {
-			return r.finish(current, end, drain)
+		e := r.listen(current)
+		switch {
+		case e.lease != nil:
+			code, ended := r.handOver(current, end, e.lease)
+			if ended {
+				return code
+			}
+			var err error
+			if e.next, err = r.again(current); err != nil {
+				current.log.Error("this run cannot go on", "err", err) // its files were good before
+				return exitError
+			}
+		case e.next == nil:
+			return r.finish(current, end, e.drain)
+		default:
+			if err := end(false, nothing); err != nil {
+				current.log.Error("the old configuration did not end cleanly", "err", err)
+			}
+			e.next.loop.Continue(current.loop)
+			e.next.log.Info("configuration read again", "config", e.next.config.File)
 		}
-		if err := end(false, func() error { return nil }); err != nil {
-			current.log.Error("the old configuration did not end cleanly", "err", err)
-		}
-		next.loop.Continue(current.loop)
-		r.current.Store(next)
-		next.log.Info("configuration read again", "config", next.config.File)
+		r.current.Store(e.next)
+		end = e.next.start()
 	}
 }
 
-// listen waits for a signal that changes something: next is the instance that comes after current, or nil when all
-// ends, drain whether the proxies end too.
-func (r *runner) listen(current *instance) (next *instance, drain bool) {
-	for sig := range r.signals {
+// listen waits for something that changes something.
+func (r *runner) listen(current *instance) event {
+	for {
+		var sig os.Signal
+		if len(r.waiting) > 0 {
+			sig, r.waiting = r.waiting[0], r.waiting[1:]
+		} else {
+			select {
+			case l := <-r.leases:
+				return event{lease: l}
+			case sig = <-r.signals:
+			}
+		}
 		switch sig {
 		case syscall.SIGHUP:
 			next, err := r.reread(current)
 			if err == nil {
-				return next, false
+				return event{next: next}
 			}
 			current.log.Error("configuration not taken, the old one stays", "err", err)
 		case syscall.SIGUSR1:
 			current.log.Info("draining", "signal", sig.String())
-			return nil, true
+			return event{drain: true}
 		default:
 			current.log.Info("ending", "signal", sig.String(), "proxies", current.config.OnExit)
-			return nil, current.config.OnExit == onExitDrain
+			return event{drain: current.config.OnExit == onExitDrain}
 		}
 	}
-	return nil, false
 }
 
 // reread reads the configuration again and prepares what runs from it.
@@ -201,7 +300,7 @@ func (r *runner) reread(old *instance) (*instance, error) {
 	if fixed := old.config.fixedChanges(c); len(fixed) > 0 {
 		return nil, fmt.Errorf("%s cannot change while running; restart proxymatic for that", strings.Join(fixed, ", "))
 	}
-	return newInstance(c, r.stderr, old)
+	return newInstance(c.in(old.config.Place), r.stderr, old, neighbours{})
 }
 
 // fixedChanges names the settings that a running proxymatic, or the HAProxy that it runs, cannot change.
@@ -226,14 +325,10 @@ func (c Config) fixedChanges(next Config) []string {
 }
 
 // finish ends the last instance. A second signal to end does so at once.
-func (r *runner) finish(last *instance, end func(bool, func() error) error, drain bool) int {
+func (r *runner) finish(last *instance, end ending, drain bool) int {
 	ended := make(chan error, 1)
 	go func() {
-		ended <- end(true, func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), last.config.Drain+closeGrace)
-			defer cancel()
-			return last.close(ctx, drain)
-		})
+		ended <- end(true, func() error { return last.close(drain) })
 	}()
 	for {
 		select {

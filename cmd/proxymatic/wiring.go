@@ -99,39 +99,61 @@ type driver interface {
 	reconcile.Driver
 	// Close ends the driver's part when proxymatic exits. With drain the proxy ends too, when its connections have.
 	Close(ctx context.Context, drain bool) error
+	// Alone tells it that the proxies that it was begun beside have closed their ports.
+	Alone()
 }
 
 // drivers gives the drivers. They share the services out among themselves: HAProxy has the TCP services where it is wanted,
 // and pen has all others.
-func (c Config) drivers() ([]driver, error) {
-	p, err := c.pen()
+func (c Config) drivers(beside neighbours) (drivers, error) {
+	p, err := c.pen(beside.pens)
 	if err != nil || !c.HAProxy {
-		return []driver{p}, err
+		return drivers{pen: p}, err
 	}
-	h, err := c.haproxy()
-	return []driver{h, p}, err
+	h, err := c.haproxy(beside.haproxy)
+	return drivers{h, p}, err
 }
 
-// loopDrivers gives them as the loop sees them.
-func loopDrivers(all []driver) []reconcile.Driver {
-	out := make([]reconcile.Driver, len(all))
-	for i, d := range all {
-		out[i] = d
+// neighbours are the proxies of another run, whose clients ours take over; none when it is zero.
+type neighbours struct {
+	haproxy *haproxy.Beside
+	pens    []catalog.Key
+}
+
+// drivers are those of a run.
+type drivers struct {
+	haproxy *haproxy.Driver // nil without --haproxy
+	pen     *pen.Driver
+}
+
+func (d drivers) all() []driver {
+	if d.haproxy == nil {
+		return []driver{d.pen}
+	}
+	return []driver{d.haproxy, d.pen}
+}
+
+// forLoop gives them as the loop sees them.
+func (d drivers) forLoop() []reconcile.Driver {
+	var out []reconcile.Driver
+	for _, one := range d.all() {
+		out = append(out, one)
 	}
 	return out
 }
 
 // pen gives the pen driver. The error names a template that cannot be used.
-func (c Config) pen() (*pen.Driver, error) {
+func (c Config) pen(beside []catalog.Key) (*pen.Driver, error) {
 	driver, err := pen.New(pen.Config{
 		TemplateFile: c.PenTemplate,
 		Servers:      c.PenServers,
 		Clients:      c.PenClients,
 		User:         c.PenUser,
-		RunDir:       c.RunDir,
+		RunDir:       c.proxyDir(),
 		BindAddress:  c.BindAddress,
 		TCP:          !c.HAProxy,
 		Drain:        c.Drain,
+		Beside:       beside,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("--pen-template: %w", err)
@@ -140,19 +162,20 @@ func (c Config) pen() (*pen.Driver, error) {
 }
 
 // haproxy gives the HAProxy driver. The error names a template that cannot be used.
-func (c Config) haproxy() (*haproxy.Driver, error) {
+func (c Config) haproxy(beside *haproxy.Beside) (*haproxy.Driver, error) {
 	driver, err := haproxy.New(haproxy.Config{
 		ConfigFile:     c.HAProxyConfig,
 		TemplateFile:   c.HAProxyTemplate,
 		Start:          c.HAProxyStart,
 		Reload:         c.HAProxyReload,
-		Socket:         c.HAProxySocket,
-		RunDir:         c.RunDir,
+		Socket:         c.proxySocket(),
+		RunDir:         c.proxyDir(),
 		BindAddress:    c.BindAddress,
 		MaxConnections: c.MaxConnections,
 		Drain:          c.Drain,
 		Env:            openEnv(),
 		ReleaseAfter:   c.ReleaseAfter,
+		Beside:         beside,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("--haproxy-template: %w", err)

@@ -33,6 +33,7 @@ type Config struct {
 	Drain          time.Duration // how long a removed server keeps its connections
 	Env            []string      // environment of HAProxy and the shell commands; nil is our own
 	ReleaseAfter   time.Duration // how long a removed service's port may stay bound without a reload for another reason
+	Beside         *Beside       // whose clients ours takes over; nil for nobody's. Managed only
 }
 
 // Driver makes HAProxy offer services. It implements reconcile.Driver.
@@ -46,6 +47,7 @@ type Driver struct {
 	file    *keeper
 	now     func() time.Time
 	check   func(ctx context.Context, path string) error // what HAProxy says to a configuration
+	beside  *atomic.Pointer[Beside]                      // nil in it when ours is alone
 
 	resync  atomic.Bool           // the next pass observes everything
 	fileErr atomic.Pointer[error] // why haproxy.cfg could not be brought up to date
@@ -93,11 +95,13 @@ func New(config Config) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("template: %w", err)
 	}
-	d := &Driver{config: config, cli: socket{config.Socket}, ports: hostPorts{config.ConfigFile}, render: render, store: store{config.RunDir},
+	beside := new(atomic.Pointer[Beside])
+	beside.Store(config.Beside)
+	d := &Driver{config: config, cli: socket{config.Socket}, ports: hostPorts{config.ConfigFile, beside}, beside: beside, render: render, store: store{config.RunDir},
 		file: &keeper{path: config.ConfigFile, changed: make(chan struct{}, 1)}, now: time.Now, check: checkConfig, alarm: make(chan time.Duration, 1), worker: make(chan int, 1),
 		leaving: map[string]leaving{}, gone: map[catalog.Key]time.Time{}, taken: map[catalog.Key]string{}}
 	if config.Start == Managed || config.Reload == Managed {
-		d.process = newManaged(config)
+		d.process = newManaged(config, beside)
 	} else {
 		d.process = &commands{startCommand: config.Start, reloadCommand: config.Reload, cli: d.cli, socket: config.Socket,
 			config: config.ConfigFile, runDir: config.RunDir, env: config.Env, patience: answerTimeout, now: time.Now}

@@ -22,6 +22,7 @@ type managed struct {
 	config string // path of haproxy.cfg
 	env    []string
 	socket socket // the master's
+	beside *atomic.Pointer[Beside]
 	child  *child // that we started; nil when we found it running
 	failed int    // failed reloads that the master had counted before ours; -1 is unknown
 }
@@ -31,8 +32,8 @@ type child struct {
 	ended atomic.Pointer[string] // how
 }
 
-func newManaged(config Config) *managed {
-	return &managed{config: config.ConfigFile, env: config.Env, socket: socket{filepath.Join(config.RunDir, "haproxy-master.sock")}, failed: -1}
+func newManaged(config Config, beside *atomic.Pointer[Beside]) *managed {
+	return &managed{config: config.ConfigFile, env: config.Env, socket: socket{filepath.Join(config.RunDir, "haproxy-master.sock")}, beside: beside, failed: -1}
 }
 
 func (m *managed) start(ctx context.Context) error {
@@ -47,6 +48,9 @@ func (m *managed) start(ctx context.Context) error {
 	m.failed = -1
 	// Quiet: after the start HAProxy would tell each change a second time.
 	cmd := exec.Command(program, "-W", "-q", "-S", m.socket.path+",mode,600", "-f", m.config)
+	if other := m.beside.Load(); other != nil {
+		cmd.Args = append(cmd.Args, "-x", other.Socket)
+	}
 	cmd.Stdout, cmd.Stderr, cmd.Env = os.Stderr, os.Stderr, m.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -193,6 +197,9 @@ func (m *managed) binder() (int, bool) {
 
 // stop asks again and again: a signal is lost while the master executes itself anew.
 func (m *managed) stop(ctx context.Context) error {
+	if _, err := peer(m.socket.path); errors.Is(err, errDown) && !m.deaf() {
+		return nil
+	}
 	if _, err := m.showProc(ctx); err != nil {
 		return fmt.Errorf("stop HAProxy's master: %w", err)
 	}
@@ -201,6 +208,9 @@ func (m *managed) stop(ctx context.Context) error {
 		return fmt.Errorf("stop HAProxy's master: %w", err)
 	}
 	pid := int(cred.Pid)
+	if pid == 0 {
+		return fmt.Errorf("stop HAProxy's master: the one that answers on %s cannot be seen from here; end its container", m.socket.path)
+	}
 	for ctx.Err() == nil {
 		err := syscall.Kill(pid, syscall.SIGUSR1)
 		if errors.Is(err, syscall.ESRCH) {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +39,8 @@ const (
 
 // hostPorts are the ports of the network namespace that we live in.
 type hostPorts struct {
-	config string // an HAProxy with this file in its command line is ours
+	config string                  // an HAProxy with this file in its command line is ours
+	beside *atomic.Pointer[Beside] // whose ports will be ours
 }
 
 func (h hostPorts) look(addrs []netip.AddrPort, self int, connections bool) (map[netip.AddrPort]string, error) {
@@ -64,7 +66,7 @@ func (h hostPorts) look(addrs []netip.AddrPort, self int, connections bool) (map
 	var owners map[uint32]int // costs a walk through all processes
 	for _, s := range sockets {
 		for _, a := range wanted[s.Local.Port()] {
-			if _, known := taken[a]; known || !s.Excludes(a.Addr()) {
+			if _, known := taken[a]; known || !s.Excludes(a.Addr()) || h.beside.Load().has(s.Local) {
 				continue
 			}
 			if owners == nil {

@@ -24,7 +24,7 @@ type process interface {
 	refused(ctx context.Context) error
 	// binder gives the user that binds HAProxy's ports, and whether that is known.
 	binder() (uid int, known bool)
-	// stop ends HAProxy, which runs, when its connections have ended, and at the latest when ctx ends.
+	// stop ends HAProxy, if it runs, when its connections have ended, and at the latest when ctx ends.
 	stop(ctx context.Context) error
 }
 

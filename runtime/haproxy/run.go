@@ -2,7 +2,6 @@ package haproxy
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -87,8 +86,5 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.config.Drain)
 	defer cancel()
-	if _, err := d.cli.do(ctx, []string{"show info"}); errors.Is(err, errDown) {
-		return nil
-	}
 	return d.process.stop(ctx)
 }

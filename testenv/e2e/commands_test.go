@@ -106,7 +106,7 @@ func TestCommandsBesideARun(t *testing.T) {
 	}
 	second, err := w.host.Command(w.patient(), w.host.Flags("--marathon", w.site.URL)...)
 	w.must(err)
-	w.says(second, 1, fmt.Sprintf("another proxymatic (process %d) holds %s", w.host.Pid(), w.host.Dir))
+	w.says(second, 1, fmt.Sprintf("another proxymatic (process %d on ", w.host.Pid()), "holds "+w.host.Dir, "--take-over")
 }
 
 const socketless = `global

@@ -32,6 +32,7 @@ type Host struct {
 	RunDir     string   // of proxymatic; Dir unless it is changed
 	NoHAProxy  bool     // leave out --haproxy, so that pen gets the TCP services too
 	Prefix     []string // a command that proxymatic is started by, which ends in executing it
+	Contained  bool     // proxymatic is the first of processes that see no others, and that end with it, as in a container; needs root
 
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when cmd has ended
@@ -85,6 +86,11 @@ func (h *Host) StartAs(args ...string) error {
 	defer log.Close()
 	words := slices.Concat(h.Prefix, []string{h.Binary}, args)
 	cmd := exec.Command(words[0], words[1:]...)
+	if h.Contained {
+		words = append([]string{"sh", "-c", `mount --make-rprivate / && mount -t proc proc /proc && exec "$@"`, "sh"}, words...)
+		cmd = exec.Command(words[0], words[1:]...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
+	}
 	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, h.Env
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", h.Binary, err)

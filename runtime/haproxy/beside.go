@@ -1,0 +1,55 @@
+package haproxy
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// Beside is the HAProxy of another run, perhaps in another container, that goes on until ours serves. Ours is started with its
+// listening sockets, so that no connection is lost when it closes them. Which process it is cannot be told from here.
+type Beside struct {
+	Socket  string           // its stats socket, which must have `expose-fd listeners`
+	Listens []netip.AddrPort // what it has bound
+}
+
+// has reports whether the other HAProxy has bound an address.
+func (b *Beside) has(addr netip.AddrPort) bool { return b != nil && slices.Contains(b.Listens, addr) }
+
+// Alone tells the driver that the other HAProxy, Config.Beside, has closed its ports. It may be called at any time.
+func (d *Driver) Alone() { d.beside.Store(nil) }
+
+// Serving is what the running HAProxy does for clients.
+type Serving struct {
+	Services []catalog.Key    // whose frontends are open, in order
+	Listens  []netip.AddrPort // bound addresses, of closed frontends too
+}
+
+// Serving observes what HAProxy serves now; nothing when it does not run. It may be called at any time.
+func (d *Driver) Serving(ctx context.Context) (Serving, error) {
+	have, err := observe(ctx, d.cli, looking{load: d.store.load})
+	switch {
+	case err != nil:
+		return Serving{}, fmt.Errorf("observe HAProxy: %w", err)
+	case !have.alive:
+		return Serving{}, nil
+	case !have.known:
+		return Serving{}, fmt.Errorf("it is not known what the running HAProxy (pid %d) was built from", have.pid)
+	}
+	out := Serving{Listens: slices.Clone(have.built.Binds)}
+	for _, key := range slices.SortedFunc(maps.Keys(have.built.Services), catalog.Key.Compare) {
+		b := have.built.Services[key]
+		if !have.runs(b) {
+			continue
+		}
+		out.Listens = append(out.Listens, b.Binds...)
+		if have.listens(b) {
+			out.Services = append(out.Services, key)
+		}
+	}
+	return out, nil
+}
