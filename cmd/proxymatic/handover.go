@@ -14,12 +14,13 @@ const (
 	frozenLimit = 30 * time.Second // for a successor to bring up its proxies
 	endingLimit = 3 * time.Second  // when a signal wants this run to end meanwhile
 	offerLimit  = 10 * time.Second // for looking at the running proxies
+	againPause  = time.Second      // when a run that was frozen cannot go on
 )
 
 // handOver freezes the run for a successor: nothing is read, nothing changed, the proxies go on. When the successor has
-// committed, the run directory is let go of, the proxies drain, and ended is true. Or else, whatever went wrong, the run goes on as
+// committed, the run directory is let go of, the proxies drain, and gone is true. Or else, whatever went wrong, the run goes on as
 // after a HUP, with the same configuration.
-func (r *runner) handOver(current *instance, end ending, l *lease) (code int, ended bool) {
+func (r *runner) handOver(current *instance, end ending, l *lease) (code int, gone bool) {
 	current.log.Info("a successor takes over: frozen until its proxies serve")
 	if err := end(false, nothing); err != nil {
 		current.log.Error("not frozen cleanly", "err", err)
@@ -59,6 +60,9 @@ func (r *runner) clearUp(current *instance, of place, l *lease) {
 
 func nothing() error { return nil }
 
+// ended is the ending of an instance that has ended already.
+func ended(_ bool, last func() error) error { return last() }
+
 // decide waits for the successor's commitment. Signals wait for what comes of it.
 func (r *runner) decide(l *lease) bool {
 	limit := time.NewTimer(frozenLimit)
@@ -87,14 +91,24 @@ func (r *runner) decide(l *lease) bool {
 	}
 }
 
-// again gives the instance that goes on in the place of one that was frozen.
-func (r *runner) again(frozen *instance) (*instance, error) {
-	next, err := newInstance(frozen.config, r.stderr, frozen, neighbours{})
-	if err != nil {
-		return nil, err
+// again gives the instance that goes on in the place of one that was frozen. It is nil when a signal came before a template, say, that
+// somebody has removed could be read again.
+func (r *runner) again(frozen *instance) *instance {
+	for {
+		next, err := newInstance(frozen.config, r.stderr, frozen, neighbours{})
+		if err == nil {
+			next.loop.Continue(frozen.loop)
+			return next
+		}
+		frozen.log.Error("this run cannot go on yet; its proxies do", "err", err)
+		select {
+		case sig := <-r.signals:
+			if r.waiting = append(r.waiting, sig); sig != syscall.SIGHUP {
+				return nil
+			}
+		case <-time.After(againPause):
+		}
 	}
-	next.loop.Continue(frozen.loop)
-	return next, nil
 }
 
 // offer tells a successor what it needs to know. The instance must have ended.
@@ -132,7 +146,7 @@ func (i *instance) offer() offer {
 
 // leave ends the proxies of a run that was handed over, and removes what they leave. It gives the exit code.
 func (r *runner) leave(last *instance, from place) int {
-	code := r.finish(last, func(_ bool, last func() error) error { return last() }, true)
+	code := r.finish(last, ended, true)
 	if code == exitOK {
 		if err := from.clear(last.config.RunDir); err != nil {
 			last.log.Warn("not all files of the former proxies could be removed", "err", err)

@@ -235,14 +235,13 @@ func (r *runner) run(end ending) int {
 		e := r.listen(current)
 		switch {
 		case e.lease != nil:
-			code, ended := r.handOver(current, end, e.lease)
-			if ended {
+			code, gone := r.handOver(current, end, e.lease)
+			if gone {
 				return code
 			}
-			var err error
-			if e.next, err = r.again(current); err != nil {
-				current.log.Error("this run cannot go on", "err", err) // its files were good before
-				return exitError
+			if e.next = r.again(current); e.next == nil {
+				end = ended
+				continue // with the signal
 			}
 		case e.next == nil:
 			return r.finish(current, end, e.drain)
