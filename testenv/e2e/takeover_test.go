@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meltwater/proxymatic/runtime/host"
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
 )
 
@@ -70,22 +72,22 @@ func (h house) serves() {
 // own if it is in a container.
 func (h house) next() house {
 	h.Helper()
-	host, err := stage.NewHost(h.host.Binary)
+	beside, err := stage.NewHost(h.host.Binary)
 	h.must(err)
 	h.Cleanup(func() {
 		if h.Failed() {
-			h.Logf("log of the successor:\n%s", shorten(host.Log()))
+			h.Logf("log of the successor:\n%s", shorten(beside.Log()))
 		}
-		h.must(host.Close())
+		h.must(beside.Close())
 	})
-	host.RunDir, host.StatusAddr, host.Contained, host.NoHAProxy = h.host.RunDir, h.host.StatusAddr, h.host.Contained, h.host.NoHAProxy
+	beside.RunDir, beside.StatusAddr, beside.Contained, beside.NoHAProxy = h.host.RunDir, h.host.StatusAddr, h.host.Contained, h.host.NoHAProxy
 	after := h
-	after.host = host
+	after.host = beside
 	after.flags = append([]string{"--haproxy-socket", h.host.RunDir + "/haproxy.sock"}, h.flags...)
-	h.must(os.Symlink(h.host.RunDir+"/haproxy.sock", host.Path("haproxy.sock")))
-	if !host.Contained {
+	h.must(os.Symlink(h.host.RunDir+"/haproxy.sock", beside.Path("haproxy.sock")))
+	if !beside.Contained {
 		after.flags = append(after.flags, "--haproxy-config", h.host.Config())
-		h.must(os.Symlink(h.host.Config(), host.Config()))
+		h.must(os.Symlink(h.host.Config(), beside.Config()))
 	}
 	return after
 }
@@ -145,7 +147,7 @@ func TestTakeOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t, c.contained, c.pen)
 			load, conns, flows := h.load(h.tcp, 500), h.long(20), h.flows(h.udp, 20, 400)
-			began := time.Now()
+			began, listeners := time.Now(), h.listeners()
 			for range 2 {
 				old := h
 				h = old.next()
@@ -170,6 +172,9 @@ func TestTakeOver(t *testing.T) {
 				h.says(h.command("plan", h.flags...), 0, "nothing to change")
 				conns = h.long(20)
 				h.must(flows.Wait(h.patient(), 1600))
+				if now := h.listeners(); !c.pen && !maps.Equal(now, listeners) {
+					t.Errorf("the listening sockets were not handed over: %v, before %v", now, listeners)
+				}
 			}
 			h.must(load.WaitRequests(h.patient(), 200))
 			if good := conns.finish(); good != len(conns) {
@@ -186,6 +191,46 @@ func TestTakeOver(t *testing.T) {
 			t.Log("left in the run directory:", left)
 		})
 	}
+}
+
+// listeners gives the inodes of the sockets that listen on the ports of TCP services.
+func (h house) listeners() map[int]uint32 {
+	h.Helper()
+	sockets, err := host.Sockets(host.TCP, host.Listening, 0)
+	h.must(err)
+	out := map[int]uint32{}
+	for _, s := range sockets {
+		if port := int(s.Local.Port()); s.Listen && slices.Contains(h.tcp, port) {
+			out[port] = s.Inode
+		}
+	}
+	return out
+}
+
+// The holder hands over what it knows, so that nobody waits for a source that is down.
+func TestTakeOverWhileASourceIsDown(t *testing.T) {
+	h := newHouse(t, false, false)
+	load, flows := h.load(h.tcp, 300), h.flows(h.udp, 10, 200)
+	next := h.next()
+	args := next.with("--take-over")
+	args[1] = "http://127.0.0.1:1" // in the place of Marathon's URL
+	h.must(next.host.Start(args...))
+	next.logs("taken over")
+	code, err := h.host.Wait(h.patient())
+	h.must(err)
+	if code != 0 {
+		t.Errorf("the former run ended with %d, want 0", code)
+	}
+	next.serves()
+	// A plain restart takes over what the successor has.
+	worker, pens := next.worker(), next.host.Pens()
+	next.host.Kill()
+	next.begin()
+	next.sameWorker(worker)
+	next.samePens(pens)
+	next.reloaded(0, 0, "a restart after a hand-over")
+	h.flawless(load)
+	flows.Stop()
 }
 
 // nearlyFlawless ends a load on pens: what had come to the port of one, and was not accepted yet when that was closed, is reset.
