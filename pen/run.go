@@ -3,6 +3,8 @@ package pen
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -106,6 +108,8 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 		group.Go(func() {
 			if p.key.Proto == catalog.TCP {
 				d.awaitIdle(patient, p)
+			} else {
+				d.closeFlows(patient, p)
 			}
 			if errs[i] = d.files.stop(ctx, p); errs[i] == nil {
 				d.files.remove(p.key)
@@ -116,13 +120,31 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 	return errors.Join(append(errs, d.files.removeSink())...)
 }
 
-// deafen closes a pen's port: it listens on a socket instead that nobody knows. It keeps its connections, while UDP flows, which have
-// no end, are closed, so that the next datagram finds who listens now. A pen that does not hear accepts clients until it ends.
+// deafen closes a pen's port and leaves it its connections and flows: it listens on a socket instead that nobody knows. A pen that does
+// not hear accepts clients until it ends.
 func (d *Driver) deafen(ctx context.Context, p process) {
-	_, _, err := control{p.socket}.ask(ctx, "listen "+d.files.newSocket(p.key, p.id))
-	if err == nil && p.key.Proto == catalog.UDP {
-		_ = d.moveFlows(ctx, p, table{})
+	_, _, _ = control{p.socket}.ask(ctx, "listen "+d.files.newSocket(p.key, p.id))
+}
+
+// flowPause lets a pen read what came while it listed its flows: what it has not read of a flow that is closed is lost.
+const flowPause = 50 * time.Millisecond
+
+// closeFlows closes the UDP flows of a pen, which have no end, so that their next datagrams find who listens on the port now. It is best
+// effort: they are closed at the latest with the pen.
+func (d *Driver) closeFlows(ctx context.Context, p process) {
+	flows, err := d.flows(ctx, p)
+	if err != nil {
+		return
 	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(flowPause):
+	}
+	var b strings.Builder
+	for _, f := range flows {
+		fmt.Fprintf(&b, "close %d\n", f.number)
+	}
+	_ = d.command(ctx, p, b.String())
 }
 
 // awaitIdle returns when a pen has no connections, or does not tell.
