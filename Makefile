@@ -14,10 +14,11 @@ BRIEF       := grep -Ev '^=== |^ +--- PASS'
 # FUZZTIME counts executions: where it is a time, go test can fail with nothing but "context deadline exceeded".
 FUZZTIME    ?= 10000x
 SERVICES    ?= 100
+SUITES      ?= bullseye bookworm trixie sid
 TESTFLAGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build image test e2e bench fuzz docker-check lint clean go haproxy pen etcd gcc engine
+.PHONY: help demo build image test e2e matrix bench fuzz docker-check lint clean go haproxy pen etcd gcc engine
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,10 @@ test: go gcc haproxy pen etcd ## unit tests, and those with real HAProxy, pen an
 
 e2e: go haproxy pen etcd ## end-to-end tests: the real binary with real HAProxy, pen and etcd under load
 	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
+
+matrix: go haproxy ## end-to-end tests with the HAProxy of other Debian releases: SUITES (all four), tests that match RUN; needs root
+	@$(call need,debootstrap,debootstrap)
+	testenv/matrix $(SUITES)
 
 bench: go haproxy pen etcd ## measure how fast changes are served, with SERVICES (100, or 1000) services, and one among 5,000
 	go test -run '^$$' -bench . $(TESTFLAGS) -p 1 ./runtime/haproxy ./pen ./sources/registrator
