@@ -3,6 +3,7 @@ package haproxy
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -102,12 +103,13 @@ func (p *plan) service(key catalog.Key, want *section, have observed) {
 	if want == nil {
 		p.fronts(key, b, have, false)
 	}
+	waits := false // nobody can serve before the load
 	for _, proxy := range b.Proxies {
 		if proxy.Back && (want == nil || want.has(proxy.Name)) {
-			p.backend(key, b, proxy, want, have)
+			waits = p.backend(key, b, proxy, want, have) || waits
 		}
 	}
-	if want != nil {
+	if want != nil && !waits {
 		p.fronts(key, b, have, true)
 	}
 }
@@ -121,7 +123,9 @@ func because(reason string) string {
 
 func (p *plan) reload(key catalog.Key, reason string) {
 	p.reloads = append(p.reloads, reason)
-	p.fresh = append(p.fresh, key)
+	if n := len(p.fresh); n == 0 || p.fresh[n-1] != key {
+		p.fresh = append(p.fresh, key)
+	}
 }
 
 // fronts plans whether a service's frontends listen. A paused one refuses connections and can be opened again.
@@ -138,24 +142,33 @@ func (p *plan) fronts(key catalog.Key, b builtService, have observed, open bool)
 	}
 }
 
-// backend plans one proxy's servers: what is new comes before what is gone leaves.
-func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *section, have observed) {
+// backend plans one proxy's servers: what is new comes before what is gone leaves. It reports whether nobody is left to serve until
+// a load brings the new ones.
+func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *section, have observed) (waits bool) {
 	wanted := map[string]bool{}
 	for _, line := range want.lines(proxy.Name) {
 		wanted[line.name] = true
 		p.server(key, b, proxy.Name, line, have)
 	}
 	running := have.servers[proxy.Name]
+	stands, waits := have.dialect().standIns(want.lines(proxy.Name), running, proxy.Fixed)
 	for _, name := range slices.Sorted(maps.Keys(running)) {
 		if wanted[name] || slices.Contains(proxy.Fixed, name) {
 			continue
 		}
 		path := proxy.Name + "/" + name
+		if addr, ok := stands[name]; ok {
+			if running[name].addr != addr {
+				p.add(key, b, name, removeServer, setAddress(path, addr))
+			}
+			continue
+		}
 		if running[name].admin&adminMaint == 0 {
 			p.add(key, b, name, removeServer, "disable server "+path)
 		}
-		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: []string{"del server " + path}})
+		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: have.dialect().deleteCommands(path)})
 	}
+	return waits
 }
 
 // has reports whether the section has a proxy of that name: until a reload that is due, the running one may have others.
@@ -187,12 +200,15 @@ func (p *plan) server(key catalog.Key, b builtService, backend string, line serv
 			return
 		case line.static != "":
 			return // such a line is new in the section, and waits for its load
+		case !have.dialect().adds:
+			p.reload(key, fmt.Sprintf("server %s is new in %s, and HAProxy %s cannot add it at run time", line.name, title(b.Name, key), have.version))
+			return
 		}
-		p.add(key, b, line.name, "add server", addCommands(path, line, have.version)...)
+		p.add(key, b, line.name, "add server", have.dialect().addCommands(path, line)...)
 		return
 	}
 	if is.addr != line.addr {
-		p.add(key, b, line.name, "correct address", fmt.Sprintf("set server %s addr %s port %d", path, line.addr.Addr(), line.addr.Port()))
+		p.add(key, b, line.name, "correct address", setAddress(path, line.addr))
 	}
 	if is.weight != line.weight {
 		p.add(key, b, line.name, "set weight", fmt.Sprintf("set server %s weight %d", path, line.weight))
@@ -211,19 +227,8 @@ func (p *plan) server(key catalog.Key, b builtService, backend string, line serv
 	}
 }
 
-// addCommands gives the commands that add a server and let it take traffic. Never `enabled` on the line: 2.6 then shows the
-// server as up, sends it nothing, and takes the whole backend down when it is disabled. 2.6 keeps no idle connections for a
-// dynamic server unless it is told to.
-func addCommands(path string, line serverLine, version string) []string {
-	words := line.addWords()
-	if strings.HasPrefix(version, "2.") && !strings.Contains(words, "pool-max-conn") {
-		words += " pool-max-conn -1 pool-purge-delay 5s"
-	}
-	commands := []string{"add server " + path + " " + words, "enable server " + path}
-	if line.checked {
-		commands = append(commands, "enable health "+path)
-	}
-	return commands
+func setAddress(path string, addr netip.AddrPort) string {
+	return fmt.Sprintf("set server %s addr %s port %d", path, addr.Addr(), addr.Port())
 }
 
 func (p *plan) add(key catalog.Key, b builtService, server, action string, commands ...string) {

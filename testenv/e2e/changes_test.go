@@ -123,6 +123,7 @@ func TestServicesComeAndGoInBurstsUnderLoad(t *testing.T) {
 	ports := w.services(20, 1)
 	w.served(ports...)
 	w.settled()
+	w.quiet() // the pass that reloaded has ended
 	w.reloaded(loads, 2, "20 new services")
 	loads, worker := w.loads(), w.worker()
 	for _, port := range ports {
@@ -152,6 +153,8 @@ func TestRemovedServiceComesBack(t *testing.T) {
 	w.settled()
 	w.reloaded(loads, 0, "back as it was")
 	w.sameWorker(worker)
+	w.quiet()
+	loads = w.loads()
 
 	w.site.RemoveService(port)
 	w.refused(port)

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -85,19 +84,7 @@ func (w world) runsWanted() error {
 	if err != nil {
 		return err
 	}
-	for port, list := range running {
-		var up []string
-		for _, addr := range list {
-			if !strings.HasSuffix(addr, " maint") {
-				up = append(up, addr)
-			}
-		}
-		running[port] = up
-		if up == nil {
-			delete(running, port)
-		}
-	}
-	if d := w.site.Wanted().Diff(running); d != "" {
+	if d := w.site.Wanted().Diff(running.Serving()); d != "" {
 		return fmt.Errorf("running is not wanted:\n%s", d)
 	}
 	return nil

@@ -23,6 +23,19 @@ func (s Servers) Add(port int, addr string) {
 	s[port] = slices.Insert(list, i, addr)
 }
 
+// Serving gives the servers that are not in maintenance.
+func (s Servers) Serving() Servers {
+	out := Servers{}
+	for port, list := range s {
+		for _, addr := range list {
+			if !strings.HasSuffix(addr, maintenance) {
+				out.Add(port, addr)
+			}
+		}
+	}
+	return out
+}
+
 // Diff names the ports whose servers differ, for messages; "" when nothing differs.
 func (s Servers) Diff(o Servers) string {
 	var b strings.Builder
@@ -70,6 +83,9 @@ func (h *Host) Worker() (int, error) {
 	return strconv.Atoi(digits)
 }
 
+// maintenance stands behind the address of a server that is in maintenance.
+const maintenance = " maint"
+
 // Running gives the servers that the running HAProxy has. One in maintenance has " maint" behind its address.
 func (h *Host) Running() (Servers, error) {
 	text, err := Ask(h.Path("haproxy.sock"), "show servers state")
@@ -79,7 +95,7 @@ func (h *Host) Running() (Servers, error) {
 	out := Servers{}
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
-		if len(f) < 19 || f[0] == "#" {
+		if len(f) < 19 || f[0] == "#" || f[1] == "MASTER" { // 2.2 shows its own
 			continue
 		}
 		port, err := servicePort(f[1])
@@ -88,7 +104,7 @@ func (h *Host) Running() (Servers, error) {
 		}
 		addr := net.JoinHostPort(f[4], f[18])
 		if f[6] != "0" {
-			addr += " maint"
+			addr += maintenance
 		}
 		out.Add(port, addr)
 	}
