@@ -13,18 +13,21 @@ import (
 // dialect is what versions of HAProxy do differently. Whatever depends on the version is decided here; the rest of the driver
 // goes by the answers.
 type dialect struct {
-	adds  bool // servers can be added and deleted at run time
-	pools bool // a server added at run time keeps idle connections without being told to
+	adds   bool // servers can be added and deleted at run time
+	pauses bool // `show stat` tells a frontend that is paused from one that was shut down for good
+	pools  bool // a server that was added at run time keeps idle connections without being told to
 }
 
-// dialectOf gives the dialect of a version as `show info` tells it, such as "2.6.12-1+deb12u4". 2.2 has no `add server`, 2.4 and
-// 2.5 only in a mode for experiments. One that cannot be read is taken for a new one.
+// dialectOf gives the dialect of a version as `show info` tells it, such as "2.6.12-1+deb12u4". 2.2 has no `add server` and says
+// STOP of paused frontends; 2.4 and 2.5 have `add server` only in a mode for experiments. A version that cannot be read is taken for a
+// new one.
 func dialectOf(version string) dialect {
 	var major, minor int
 	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
-		return dialect{adds: true, pools: true}
+		return dialect{adds: true, pauses: true, pools: true}
 	}
-	return dialect{adds: major > 2 || major == 2 && minor >= 6, pools: major > 2}
+	since26 := major > 2 || major == 2 && minor >= 6
+	return dialect{adds: since26, pauses: since26, pools: major > 2}
 }
 
 // problems tells operators what their version costs them.
@@ -81,7 +84,8 @@ func (d dialect) standIns(wanted []serverLine, running map[string]server, fixed 
 	stands = map[string]netip.AddrPort{}
 	for _, name := range names { // those that stand in already
 		if i := slices.Index(free, running[name].addr); i >= 0 {
-			stands[name], free = free[i], slices.Delete(free, i, i+1)
+			stands[name] = free[i]
+			free = slices.Delete(free, i, i+1)
 		}
 	}
 	for _, name := range names {

@@ -53,7 +53,8 @@ func (w world) nearlyFlawless(l *stage.Load) {
 	w.Helper()
 	w.must(stage.Until(w.patient(), w.servesWanted))
 	r := l.Stop()
-	removals, lates := w.removals()
+	lateness := w.lateness()
+	removals, lates := w.removals(lateness)
 	w.Logf("%d requests in %s, %.0f/s, %d failed; %d of %d removals were applied after more than %s",
 		r.Requests, r.Elapsed.Round(time.Millisecond), r.Rate(), len(r.Failed), len(lates), removals, lateness)
 	if 2*len(lates) > removals {
@@ -75,7 +76,7 @@ func (w world) servesWanted() error {
 }
 
 // removals counts the tasks that were removed, and gives those that the run applied late, as it tells itself.
-func (w world) removals() (int, []late) {
+func (w world) removals(lateness time.Duration) (int, []late) {
 	w.Helper()
 	changes, err := w.host.Changes(w.patient())
 	w.must(err)
@@ -107,7 +108,7 @@ func (w world) changeTask(random *rand.Rand, port int) {
 	w.Helper()
 	tasks := w.site.Tasks(port)
 	if len(tasks) > 1 && (len(tasks) > 5 || random.IntN(2) == 0) {
-		w.site.RemoveTask(tasks[random.IntN(len(tasks))], lateness)
+		w.site.RemoveTask(tasks[random.IntN(len(tasks))], w.lateness())
 		return
 	}
 	_, err := w.site.AddTask(port)
@@ -181,7 +182,7 @@ func TestServiceWithoutTasksRefuses(t *testing.T) {
 	w.start()
 	loads, worker := w.loads(), w.worker()
 	load := w.load(others, 300)
-	w.site.RemoveTask(w.site.Tasks(port)[0], lateness)
+	w.site.RemoveTask(w.site.Tasks(port)[0], w.lateness())
 	w.refused(port)
 	_, err := w.site.AddTask(port)
 	w.must(err)

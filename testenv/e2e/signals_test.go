@@ -23,6 +23,8 @@ func TestTermLeavesHAProxyServing(t *testing.T) {
 	_, err := w.site.AddTask(ports[0])
 	w.must(err)
 	w.must(stage.Until(w.patient(), w.runsWanted))
+	w.sameWorker(worker)
+	worker = w.worker()
 	w.end(syscall.SIGTERM)
 	written, err := w.host.Written()
 	w.must(err)
