@@ -39,7 +39,7 @@ test: go gcc haproxy pen etcd ## unit tests, and those with real HAProxy, pen an
 e2e: go haproxy pen etcd ## end-to-end tests: the real binary with real HAProxy, pen and etcd under load
 	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
 
-matrix: go haproxy ## end-to-end tests with the HAProxy of other Debian releases: SUITES (all four), tests that match RUN; needs root
+matrix: go haproxy etcd ## end-to-end tests with the HAProxy of other Debian releases: SUITES (all four), tests that match RUN; needs root
 	@$(call need,debootstrap,debootstrap)
 	testenv/matrix $(SUITES)
 

@@ -127,7 +127,7 @@ func (m *managed) reload(ctx context.Context) error {
 	if m.child != nil && m.child.ended.Load() != nil {
 		m.child = nil // somebody else has started the one that runs
 	}
-	m.failed = failedReloads(text)
+	m.failed = max(0, failedReloads(text))
 	answer, err := m.socket.master(ctx, "reload")
 	if err != nil {
 		return fmt.Errorf("ask HAProxy's master for a reload: %w", err)
@@ -181,10 +181,20 @@ func (m *managed) refused(ctx context.Context) error {
 	if err != nil {
 		return nil // the master is executing itself anew
 	}
-	if n := failedReloads(text); n > m.failed {
-		return fmt.Errorf("HAProxy's master counts a failed reload")
+	switch n := failedReloads(text); {
+	case n > m.failed:
+		return errors.New("HAProxy's master counts a failed reload")
+	case n < 0 && workerless(text):
+		return errors.New("HAProxy's master has no new worker after a reload")
 	}
 	return nil
+}
+
+// workerless reports whether a list of processes has no worker but old ones. 2.2 counts no failed reloads; after one its master
+// lists the worker that goes on serving as an old one.
+func workerless(text string) bool {
+	_, rest, ok := strings.Cut(text, "# workers\n")
+	return ok && (rest == "" || rest[0] == '#')
 }
 
 // binder is the user of the running master, or our own.
