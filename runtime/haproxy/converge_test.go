@@ -81,7 +81,7 @@ func tellStory(ctx context.Context, seed uint64) (counts map[string]int, err err
 	if s.sim, s.driver, err = newSim(s.config); err != nil {
 		return nil, err
 	}
-	s.sim.otherUser = s.one(3)
+	s.sim.otherUser, s.sim.old = s.one(3), s.one(4)
 	if s.fresh, err = New(s.config); err != nil {
 		return nil, err
 	}
@@ -92,13 +92,16 @@ func tellStory(ctx context.Context, seed uint64) (counts map[string]int, err err
 			err = fmt.Errorf("%s", strings.Join(s.sim.wrongs, "\n"))
 		}
 		if err != nil {
-			return s.counts, fmt.Errorf("template %q, step %d: %w\n%s", s.config.TemplateFile, step, err, s.tail())
+			return s.counts, fmt.Errorf("template %q, HAProxy 2.2 %t, step %d: %w\n%s", s.config.TemplateFile, s.sim.old, step, err, s.tail())
 		}
 	}
 	for kind, n := range s.sim.struck {
 		s.counts[string(kind)] += n
 	}
 	s.counts["loads"] = s.sim.loads
+	if s.sim.old {
+		s.counts["stories of 2.2"]++
+	}
 	return s.counts, s.startsAlike(ctx)
 }
 

@@ -30,7 +30,9 @@ func commandsOf(p plan) string {
 		out = append(out, s.commands...)
 	}
 	for _, s := range p.deletes {
-		out = append(out, "later "+s.commands[0])
+		for _, c := range s.commands {
+			out = append(out, "later "+c)
+		}
 	}
 	for _, r := range p.reloads {
 		out = append(out, "reload: "+r)

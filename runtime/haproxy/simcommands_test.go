@@ -25,9 +25,19 @@ func (w *simWorker) execute(command string, in *world, stopping bool) string {
 		}
 		return ""
 	}
-	switch arg(0) + " " + arg(1) {
+	name, version := arg(0)+" "+arg(1), "2.6.12-1+deb12u4"
+	if in.old {
+		version = "2.2.9-2+deb11u7"
+	}
+	switch {
+	case in.old && (name == "add server" || name == "del server"):
+		return "[6]: Unknown command. Please enter one of the following commands only :"
+	case in.old && name == "show stat":
+		return strings.ReplaceAll(w.showStat(arg(2)), "PAUSED", "STOP")
+	}
+	switch name {
 	case "show info":
-		return fmt.Sprintf("Name: HAProxy\nVersion: 2.6.12-1+deb12u4\nPid: %d\nnode: sim\n%sStopping: %d\n", w.pid, w.describe(), toInt(stopping))
+		return fmt.Sprintf("Name: HAProxy\nVersion: %s\nPid: %d\nnode: sim\n%sStopping: %d\n", version, w.pid, w.describe(), toInt(stopping))
 	case "show servers":
 		return w.showState(arg(3))
 	case "show stat":

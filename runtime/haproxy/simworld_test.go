@@ -20,6 +20,7 @@ type world struct {
 	thieves   map[uint16]bool // ports that somebody else has: whether he listens, or is a mere connection
 	held      map[uint16]int  // ports that the driver holds
 	otherUser bool            // HAProxy binds as another user than the driver
+	old       bool            // HAProxy is 2.2
 	why       error           // why the last load failed
 
 	armed  fault
