@@ -162,7 +162,7 @@ func nextRow(row []string, text string) (cells []string, rest string, ok bool) {
 func (h *observed) statRow(proxyName, name, status, limit string) {
 	switch name {
 	case "FRONTEND":
-		if status != "STOP" || !h.dialect().pauses { // after `shutdown frontend` only a new process can listen again
+		if status != "STOP" || !dialectOf(h.version).pauses { // after `shutdown frontend` only a new process can listen again
 			h.open[proxyName] = status == "OPEN"
 		}
 	case "BACKEND":

@@ -39,8 +39,6 @@ func (d dialect) problems(version string) []catalog.Problem {
 		Reason: "it cannot add servers at run time, so that each new server takes a reload; HAProxy 2.6 or newer needs none"}}
 }
 
-func (in info) dialect() dialect { return dialectOf(in.version) }
-
 // addCommands gives the commands that add a server and let it take traffic. Never `enabled` on the line: 2.6 then shows the
 // server as up, sends it nothing, and takes the whole backend down when it is disabled; 3.0 refuses it. 2.6 keeps no idle
 // connections for a server that was added unless it is told to.

@@ -34,6 +34,7 @@ type plan struct {
 	reloads []string      // why a new process must be built; empty when the socket suffices
 	start   bool          // there is no process
 	fresh   []catalog.Key // services that the running process cannot serve before the reload
+	dialect dialect       // of the running process
 }
 
 // makePlan compares what is wanted with what is. keys are the services to look at, in order; nil means all, wanted and
@@ -41,7 +42,7 @@ type plan struct {
 //
 // release names services whose paused ports have been held long enough.
 func makePlan(want sections, o outer, have observed, keys, release []catalog.Key) plan {
-	var p plan
+	p := plan{dialect: dialectOf(have.version)}
 	if !have.alive {
 		p.start, p.reloads = true, []string{"HAProxy does not run"}
 		if have.deaf {
@@ -151,7 +152,7 @@ func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *
 		p.server(key, b, proxy.Name, line, have)
 	}
 	running := have.servers[proxy.Name]
-	stands, waits := have.dialect().standIns(want.lines(proxy.Name), running, proxy.Fixed)
+	stands, waits := p.dialect.standIns(want.lines(proxy.Name), running, proxy.Fixed)
 	for _, name := range slices.Sorted(maps.Keys(running)) {
 		if wanted[name] || slices.Contains(proxy.Fixed, name) {
 			continue
@@ -166,7 +167,7 @@ func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *
 		if running[name].admin&adminMaint == 0 {
 			p.add(key, b, name, removeServer, "disable server "+path)
 		}
-		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: have.dialect().deleteCommands(path)})
+		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: p.dialect.deleteCommands(path)})
 	}
 	return waits
 }
@@ -200,11 +201,11 @@ func (p *plan) server(key catalog.Key, b builtService, backend string, line serv
 			return
 		case line.static != "":
 			return // such a line is new in the section, and waits for its load
-		case !have.dialect().adds:
+		case !p.dialect.adds:
 			p.reload(key, fmt.Sprintf("server %s is new in %s, and HAProxy %s cannot add it at run time", line.name, title(b.Name, key), have.version))
 			return
 		}
-		p.add(key, b, line.name, "add server", have.dialect().addCommands(path, line)...)
+		p.add(key, b, line.name, "add server", p.dialect.addCommands(path, line)...)
 		return
 	}
 	if is.addr != line.addr {
