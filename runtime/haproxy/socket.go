@@ -35,7 +35,8 @@ type socket struct {
 }
 
 // do sends at most batchSize commands and gives an answer for each. client-native reads until the peer closes and reports
-// neither a cut connection nor its own time-out, so the answers are framed by prompts, counted, and end in a sentinel.
+// neither a cut connection nor its own time-out, so the answers are framed by prompts, counted, and end in a sentinel. Each command
+// has a line of its own: 3.2 prompts once a line, the versions before it once a command.
 func (s socket) do(ctx context.Context, commands []string) ([]string, error) {
 	for _, c := range commands {
 		if strings.ContainsAny(c, "\n\r;") {
@@ -43,7 +44,7 @@ func (s socket) do(ctx context.Context, commands []string) ([]string, error) {
 		}
 	}
 	text, err := s.exchange(ctx, func(single *runtime.SingleRuntime) (string, error) {
-		return single.ExecuteRaw("prompt\n" + strings.Join(commands, ";") + "\nshow version\nquit")
+		return single.ExecuteRaw("prompt\n" + strings.Join(commands, "\n") + "\nshow version\nquit")
 	})
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +62,18 @@ func TestWholeAnswersAreCut(t *testing.T) {
 	s := fakeSocket(t, func(c net.Conn) { fmt.Fprint(c, "\n\n> [3]: No such server.\n\n> \n> 2.6.12\n\n> ") })
 	got, err := s.do(t.Context(), []string{"one", "two"})
 	if err != nil || strings.Join(got, "|") != "[3]: No such server.|" {
+		t.Errorf("answers %q, error %v", got, err)
+	}
+}
+
+func TestEachLineIsPrompted(t *testing.T) {
+	s := fakeSocket(t, func(c net.Conn) {
+		for lines := bufio.NewScanner(c); lines.Scan() && lines.Text() != "quit"; {
+			fmt.Fprintf(c, "\n[6]: %s\n\n> ", lines.Text())
+		}
+	})
+	got, err := s.do(t.Context(), []string{"one", "two"})
+	if err != nil || strings.Join(got, "|") != "[6]: one|[6]: two" {
 		t.Errorf("answers %q, error %v", got, err)
 	}
 }
