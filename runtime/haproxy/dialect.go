@@ -54,14 +54,6 @@ func (d dialect) addCommands(path string, line serverLine) []string {
 	return commands
 }
 
-// deleteCommands give the commands that delete a server in maintenance.
-func (d dialect) deleteCommands(path string) []string {
-	if !d.adds {
-		return nil // it stays there until a load
-	}
-	return []string{"del server " + path}
-}
-
 // standIns gives the servers of a backend, by name, that are to go and yet stay until the load that brings all those that are
 // wanted, which nobody else could serve for: under its old name each gets the address of a new one. nobody reports that there is
 // not even such a server. fixed are not ours to take.

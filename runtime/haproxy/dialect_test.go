@@ -44,14 +44,15 @@ func TestPlanWithoutAddServer(t *testing.T) {
 	}{
 		"a new server needs a reload": {want: []*catalog.Service{service(80, at("1"), at("2"), at("3"))}, plan: []string{isNew("3")}},
 		"an old one leaves at once, and stays in maintenance": {want: []*catalog.Service{service(80, at("1"))},
-			plan: []string{"disable server s80.test-80/10.0.0.2:31000"}},
+			plan: []string{"disable server s80.test-80/10.0.0.2:31000", "later del server s80.test-80/10.0.0.2:31000"}},
 		"it does not wait for a new one, while another serves": {want: []*catalog.Service{service(80, at("1"), at("3"))},
-			plan: []string{"disable server s80.test-80/10.0.0.2:31000", isNew("3")}},
+			plan: []string{"disable server s80.test-80/10.0.0.2:31000", "later del server s80.test-80/10.0.0.2:31000", isNew("3")}},
 		"it comes back without a reload": {want: []*catalog.Service{base},
 			disturb: func(o *observed) { o.set("10.0.0.2:31000", func(s *server) { s.admin = adminMaint }) },
 			plan:    []string{"set server s80.test-80/10.0.0.2:31000 state ready"}},
 		"where nobody else serves, an old one stands in for each new one": {want: []*catalog.Service{service(80, at("3"))},
-			plan: []string{"set server s80.test-80/10.0.0.1:31000 addr 10.0.0.3 port 31000", "disable server s80.test-80/10.0.0.2:31000", isNew("3")}},
+			plan: []string{"set server s80.test-80/10.0.0.1:31000 addr 10.0.0.3 port 31000", "disable server s80.test-80/10.0.0.2:31000",
+				"later del server s80.test-80/10.0.0.2:31000", isNew("3")}},
 		"and goes on until the reload": {want: []*catalog.Service{service(80, at("3"), at("4"))},
 			disturb: func(o *observed) { o.set("10.0.0.2:31000", func(s *server) { s.addr = at("3") }) },
 			plan:    []string{"set server s80.test-80/10.0.0.1:31000 addr 10.0.0.4 port 31000", isNew("3"), isNew("4")}},
@@ -60,14 +61,14 @@ func TestPlanWithoutAddServer(t *testing.T) {
 				o.set("10.0.0.1:31000", func(s *server) { s.admin = adminMaint })
 				o.set("10.0.0.2:31000", func(s *server) { s.addr = at("3") })
 			},
-			plan: []string{"set server s80.test-80/10.0.0.2:31000 addr 10.0.0.5 port 31000", isNew("5")}},
+			plan: []string{"set server s80.test-80/10.0.0.2:31000 addr 10.0.0.5 port 31000", "later del server s80.test-80/10.0.0.1:31000", isNew("5")}},
 		"a service that comes back with others is refused until the reload": {want: []*catalog.Service{service(80, at("3"))},
 			disturb: func(o *observed) {
 				o.open["s80.test-80"] = false
 				clear(o.servers["s80.test-80"])
 			}, plan: []string{isNew("3")}},
 		"a removed service leaves at once": {plan: []string{"disable frontend s80.test-80", "disable server s80.test-80/10.0.0.1:31000",
-			"disable server s80.test-80/10.0.0.2:31000"}},
+			"disable server s80.test-80/10.0.0.2:31000", "later del server s80.test-80/10.0.0.1:31000", "later del server s80.test-80/10.0.0.2:31000"}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

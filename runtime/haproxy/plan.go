@@ -167,7 +167,7 @@ func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *
 		if running[name].admin&adminMaint == 0 {
 			p.add(key, b, name, removeServer, "disable server "+path)
 		}
-		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: p.dialect.deleteCommands(path)})
+		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: []string{"del server " + path}})
 	}
 	return waits
 }

@@ -30,9 +30,7 @@ func commandsOf(p plan) string {
 		out = append(out, s.commands...)
 	}
 	for _, s := range p.deletes {
-		for _, c := range s.commands {
-			out = append(out, "later "+c)
-		}
+		out = append(out, "later "+s.commands[0])
 	}
 	for _, r := range p.reloads {
 		out = append(out, "reload: "+r)

@@ -190,7 +190,9 @@ func (d *Driver) next(v view) time.Duration {
 	now := d.now()
 	for _, l := range d.leaving {
 		age := now.Sub(l.since)
-		within(min(max(deleteAgain, age), deleteSlowest))
+		if v.plan.dialect.adds { // or else only a load deletes
+			within(min(max(deleteAgain, age), deleteSlowest))
+		}
 		if left := d.config.Drain - age; left > 0 {
 			within(left)
 		}
@@ -242,6 +244,7 @@ func (d *Driver) describe(v view, r *catalog.Report) {
 	if !v.have.alive {
 		return
 	}
+	r.Problems = append(r.Problems, v.plan.dialect.problems(v.have.version)...)
 	r.Facts = []catalog.Fact{{Name: "version", Value: v.have.version}, {Name: "pid", Value: strconv.Itoa(v.have.pid)},
 		{Name: "structure", Value: v.have.hash}, {Name: "socket", Value: d.config.Socket},
 		{Name: "servers_leaving", Value: strconv.Itoa(len(d.leaving))}, {Name: "ports_paused", Value: strconv.Itoa(len(d.gone))}}
