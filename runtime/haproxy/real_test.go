@@ -231,3 +231,26 @@ func mustNotFail(t *testing.T, load func() (n, failed int)) {
 		t.Errorf("%d of %d requests failed", failed, n)
 	}
 }
+
+func TestRealDriftIsRepairedAndTold(t *testing.T) {
+	h := newRig(t, nil)
+	p := freePorts(t, 1)
+	a, b := backend(t, "a"), backend(t, "b")
+	want := []*catalog.Service{service(p[0], a)}
+	h.apply(want)
+	server := listenName(want[0]) + "/" + serverName(want[0].Servers[0])
+	for _, command := range []string{"set server " + server + " weight 7", "disable frontend " + listenName(want[0])} {
+		if _, err := h.driver.cli.do(t.Context(), []string{command}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.driver.Resync()
+	if r := h.apply(want); len(r.Drift) != 2 || len(r.Changes) != 2 {
+		t.Errorf("drift %+v of changes %+v, want both changes", r.Drift, r.Changes)
+	}
+	mustAnswer(t, p[0], "a")
+	h.driver.Resync()
+	if r := h.apply([]*catalog.Service{service(p[0], b)}); len(r.Drift) != 0 || len(r.Changes) != 2 {
+		t.Errorf("drift %+v of changes %+v, want no drift: the catalog changed", r.Drift, r.Changes)
+	}
+}

@@ -313,35 +313,6 @@ func (w world) worker() int {
 	return pid
 }
 
-// sameWorker checks that HAProxy's worker is still the one that it was, as seen from outside; or that its successor came for
-// servers that could not be added to it.
-func (w world) sameWorker(before int) {
-	w.Helper()
-	now := w.worker()
-	if now == before {
-		return
-	}
-	if w.reloadless() {
-		w.Errorf("HAProxy's worker is now process %d, it was %d", now, before)
-		return
-	}
-	w.must(stage.Until(w.patient(), func() error { // the pass may not have ended
-		if reloads := w.status().Reloads; len(reloads) == 0 || !forServers(reloads[len(reloads)-1]) {
-			return fmt.Errorf("HAProxy's worker is now process %d, it was %d: %+v", now, before, reloads)
-		}
-		return nil
-	}))
-}
-
-// reloaded checks how often HAProxy was loaded since the count was before. Reloads for servers that could not be added to it come
-// on top.
-func (w world) reloaded(before, most int, what string) {
-	w.Helper()
-	if n := w.loads() - before; n-w.excused(n) > most {
-		w.Errorf("%s: %d reloads, want at most %d: %+v", what, n, most, w.status().Reloads)
-	}
-}
-
 // load asks services all the time, and takes an answer only from a task that was wanted when the request began or removed no
 // longer than lateness before.
 func (w world) load(ports []int, perSecond int) *stage.Load {
@@ -354,15 +325,6 @@ func (w world) load(ports []int, perSecond int) *stage.Load {
 
 // lateness is how long after its removal was announced a backend goes on answering.
 const lateness = 50 * time.Millisecond
-
-// lateness is longer where a removal may have to wait for a reload that is under way for a new server.
-func (w world) lateness() time.Duration {
-	w.Helper()
-	if w.reloadless() {
-		return lateness
-	}
-	return 300 * time.Millisecond
-}
 
 // flawless ends a load of which no request may have failed.
 func (w world) flawless(l *stage.Load) stage.Result {

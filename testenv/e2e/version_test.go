@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meltwater/proxymatic/runtime/reconcile"
+	"github.com/meltwater/proxymatic/testenv/e2e/stage"
 )
 
 // reloadless tells whether the HAProxy of this host can add servers at run time. `make matrix` runs the tests with some that
@@ -56,4 +57,42 @@ func (w world) excused(n int) int {
 
 func forServers(r reconcile.Reload) bool {
 	return !slices.ContainsFunc(r.Reasons, func(why string) bool { return !strings.Contains(why, "cannot add it at run time") })
+}
+
+// sameWorker checks that HAProxy's worker is still the one that it was, as seen from outside; or that its successor came for
+// servers that could not be added to it.
+func (w world) sameWorker(before int) {
+	w.Helper()
+	now := w.worker()
+	if now == before {
+		return
+	}
+	if w.reloadless() {
+		w.Errorf("HAProxy's worker is now process %d, it was %d", now, before)
+		return
+	}
+	w.must(stage.Until(w.patient(), func() error { // the pass may not have ended
+		if reloads := w.status().Reloads; len(reloads) == 0 || !forServers(reloads[len(reloads)-1]) {
+			return fmt.Errorf("HAProxy's worker is now process %d, it was %d: %+v", now, before, reloads)
+		}
+		return nil
+	}))
+}
+
+// reloaded checks how often HAProxy was loaded since the count was before. Reloads for servers that could not be added to it come
+// on top.
+func (w world) reloaded(before, most int, what string) {
+	w.Helper()
+	if n := w.loads() - before; n-w.excused(n) > most {
+		w.Errorf("%s: %d reloads, want at most %d: %+v", what, n, most, w.status().Reloads)
+	}
+}
+
+// lateness is longer where a removal may have to wait for a reload that is under way for a new server.
+func (w world) lateness() time.Duration {
+	w.Helper()
+	if w.reloadless() {
+		return lateness
+	}
+	return 300 * time.Millisecond
 }
