@@ -6,6 +6,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+NFPM        := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.44.0
 SLOW        := /testenv/(e2e|bench)$$
 # STORIES are the tests that tell their seed and what happened; they are run so that one sees it, and without the race
 # detector, which takes five times as long, as often as they should be.
@@ -16,12 +17,16 @@ FUZZTIME    ?= 10000x
 SERVICES    ?= 100
 SUITES      ?= bullseye bookworm trixie sid
 TESTFLAGS   ?=
+DIST        ?= dist
+# VERSION is that of the packages: the tag, with +COMMITS.gCOMMIT after it where there are more.
+VERSION     ?= $(shell { git describe --tags --match 'v*' --dirty 2>/dev/null || \
+	echo "0.0.0-$$(git rev-list --count HEAD)-g$$(git rev-parse --short HEAD)"; } | sed -E 's/^v//; s/-([0-9]+)-g/+\1.g/; s/-dirty$$/.dirty/')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build image test e2e matrix bench fuzz docker-check lint clean go haproxy pen etcd gcc engine
+.PHONY: help demo build image test e2e matrix bench fuzz docker-check packages packages-check lint clean go haproxy pen etcd gcc engine
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build haproxy pen etcd ## show it at work: a fake Marathon and registrator, a real HAProxy, services that come, scale and go
 	go run ./testenv/demo --binary bin/proxymatic
@@ -58,6 +63,16 @@ fuzz: go ## fuzz each parser, with FUZZTIME (10000x) inputs
 
 docker-check: go engine ## build the image on a Docker engine of its own, run it and the compose environment, and remove every trace (root)
 	testenv/docker-check/run
+
+packages: build ## build the deb and the rpm into DIST (dist), as VERSION (from git describe)
+	@mkdir -p $(DIST)
+	for kind in deb rpm; do \
+		VERSION=$(VERSION) GOARCH=$$(go env GOARCH) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+			go run $(NFPM) package --config deploy/nfpm.yaml --packager $$kind --target $(DIST)/ || exit 1; \
+	done
+
+packages-check: go ## install, run, upgrade and remove the deb on a Debian with systemd of its own, under load
+	bash testenv/packages-check
 
 lint: go ## gofmt, go vet, staticcheck, and go.mod in order
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt -w these: $$unformatted"; exit 1; }

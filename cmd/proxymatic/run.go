@@ -35,6 +35,7 @@ func (p program) run(flags *pflag.FlagSet, c Config) int {
 	if err != nil {
 		return p.fail(err)
 	}
+	r.notices = notice(r.current.Load)
 	return r.run(end)
 }
 
@@ -212,6 +213,7 @@ type runner struct {
 	stderr  io.Writer
 	waiting []os.Signal // that came while something else was decided
 	current atomic.Pointer[instance]
+	notices *notices // to systemd; nil where nobody listens
 
 	held        *os.File // the lock; nil when somebody else has it
 	stopControl func()   // nil without a control socket
@@ -237,6 +239,7 @@ func (r *runner) run(end ending) int {
 		case e.lease != nil:
 			code, gone := r.handOver(current, end, e.lease)
 			if gone {
+				r.notices.finish(closeGrace)
 				return code
 			}
 			if e.next = r.again(current); e.next == nil {
@@ -272,7 +275,9 @@ func (r *runner) listen(current *instance) event {
 		}
 		switch sig {
 		case syscall.SIGHUP:
+			r.notices.reloading()
 			next, err := r.reread(current)
+			r.notices.reloaded(err)
 			if err == nil {
 				return event{next: next}
 			}
@@ -325,6 +330,7 @@ func (c Config) fixedChanges(next Config) []string {
 
 // finish ends the last instance. A second signal to end does so at once.
 func (r *runner) finish(last *instance, end ending, drain bool) int {
+	r.notices.finish(last.config.Drain + 2*closeGrace)
 	ended := make(chan error, 1)
 	go func() {
 		ended <- end(true, func() error { return last.close(drain) })
