@@ -1,0 +1,33 @@
+# proxymatic from the package, with its configuration from Hiera (data/common.yaml beside this file is an example).
+# Needs the module puppetlabs-stdlib for to_yaml, and the package in a repository of yours.
+class profile::proxymatic (
+  Hash   $config,
+  String $ensure = 'installed',
+) {
+  # Without recommended packages: pen's GeoIP database would cost each pen 10 MB.
+  package { ['haproxy', 'pen', 'proxymatic']:
+    ensure          => $ensure,
+    install_options => ['--no-install-recommends'],
+  }
+
+  # The values are in Puppet's order of the hash, so the file changes only when they do. A file that is not valid never gets
+  # its place.
+  file { '/etc/proxymatic/proxymatic.yaml':
+    ensure       => file,
+    owner        => 'root',
+    group        => 'root',
+    mode         => '0600',
+    content      => stdlib::to_yaml($config),
+    validate_cmd => '/usr/bin/proxymatic validate --config %',
+    require      => Package['proxymatic', 'haproxy', 'pen'],
+  }
+
+  # A reload touches no traffic. A change of run-dir, state-dir, haproxy or haproxy-start is refused by it and named: then
+  # `systemctl restart proxymatic`, which does not touch traffic either.
+  service { 'proxymatic':
+    ensure    => running,
+    enable    => true,
+    restart   => '/usr/bin/systemctl reload proxymatic',
+    subscribe => File['/etc/proxymatic/proxymatic.yaml'],
+  }
+}
