@@ -231,7 +231,7 @@ func asked(t *testing.T, answer planned, args ...string) result {
 	}
 	defer stop()
 	got := call(t, append([]string{"plan", "--haproxy", "-m=http://127.0.0.1:1", "--run-dir", dir}, args...)...)
-	rest, told := strings.CutPrefix(got.stderr, "proxymatic: note: the proxymatic that holds "+dir+" was asked; what counts is its configuration when it last read that\n")
+	rest, told := strings.CutPrefix(got.stderr, "proxymatic: note: the proxymatic that holds "+dir+" was asked; what counts is its own configuration\n")
 	if !told {
 		t.Errorf("nothing says that the run was asked: %q", got.stderr)
 	}

@@ -16,6 +16,7 @@ type planned struct {
 	Drivers  []driverPlan      `json:"drivers"`
 	Problems []catalog.Problem `json:"problems"`
 	Error    string            `json:"error,omitempty"` // what could not be planned, and why
+	Note     string            `json:"note,omitempty"`  // which configuration it is for, where that is not the one that runs
 }
 
 // driverPlan is what one driver would do now.
@@ -40,7 +41,10 @@ func (p program) plan(ctx context.Context, c Config) (int, error) {
 		return exitError, err
 	}
 	if running {
-		fmt.Fprintln(p.stderr, "proxymatic: note: the proxymatic that holds", c.RunDir, "was asked; what counts is its configuration when it last read that")
+		fmt.Fprintln(p.stderr, "proxymatic: note: the proxymatic that holds", c.RunDir, "was asked; what counts is its own configuration")
+	}
+	if answer.Note != "" {
+		fmt.Fprintln(p.stderr, "proxymatic: note:", answer.Note)
 	}
 	if c.Output == formatJSON {
 		err = p.json(answer)

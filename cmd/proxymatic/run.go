@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -71,9 +70,7 @@ func (r *runner) begin(c Config) (ending, error) {
 // own does what only the holder of the run directory may do.
 func (r *runner) own(c Config) error {
 	var err error
-	r.stopControl, err = serveControl(c.controlSocket(), func(ctx context.Context) planned {
-		return planOf(r.current.Load().loop.Plan(ctx))
-	}, r.leases)
+	r.stopControl, err = serveControl(c.controlSocket(), r.plan, r.leases)
 	if err = errors.Join(err, c.link()); err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
 	}
@@ -106,6 +103,8 @@ type instance struct {
 	drivers drivers
 	loop    *reconcile.Loop
 	status  *status.Server // nil without an endpoint
+
+	templates [2][]byte // the texts that the drivers were made from
 }
 
 // newInstance prepares one that comes after old, which is empty for the first, and beside the proxies of another run. Nothing
@@ -120,7 +119,7 @@ func newInstance(c Config, stderr io.Writer, old *instance, beside neighbours) (
 	if err != nil {
 		return nil, err
 	}
-	i := &instance{config: c, log: c.logger(stderr), sources: sources, drivers: drivers}
+	i := &instance{config: c, log: c.logger(stderr), sources: sources, drivers: drivers, templates: c.templates()}
 	if c.MarathonAccess.Insecure {
 		i.log.Warn("Marathon's certificate is not checked, as --marathon-insecure wants it")
 	}
@@ -294,17 +293,11 @@ func (r *runner) listen(current *instance) event {
 
 // reread reads the configuration again and prepares what runs from it.
 func (r *runner) reread(old *instance) (*instance, error) {
-	c, err := load(r.flags)
+	c, err := r.next(old.config)
 	if err != nil {
 		return nil, err
 	}
-	if !c.hasSource() {
-		return nil, errNoSource
-	}
-	if fixed := old.config.fixedChanges(c); len(fixed) > 0 {
-		return nil, fmt.Errorf("%s cannot change while running; restart proxymatic for that", strings.Join(fixed, ", "))
-	}
-	return newInstance(c.in(old.config.Place), r.stderr, old, neighbours{})
+	return newInstance(c, r.stderr, old, neighbours{})
 }
 
 // fixedChanges names the settings that a running proxymatic, or the HAProxy that it runs, cannot change.

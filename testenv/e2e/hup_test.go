@@ -67,6 +67,44 @@ func TestHUPTakesWhatCanChange(t *testing.T) {
 	w.flawless(load)
 }
 
+// A plan that is asked for before the HUP says what that will do, and a plan changes nothing.
+func TestPlanSaysWhatAHUPWillDo(t *testing.T) {
+	w := newWorld(t)
+	ports := w.services(2, 1)
+	config, more := w.host.Path("c.yaml"), w.host.Path("services.yaml")
+	extra := w.ports(1)[0]
+	w.must(os.WriteFile(more, fmt.Appendf(nil, "[{name: extra, port: %d, servers: [{ip: 127.0.0.1, port: 1}]}]", extra), 0o644))
+	w.must(os.WriteFile(config, []byte("refresh-interval: 60\n"), 0o644))
+	w.start("--config", config)
+	load := w.load(ports, 300)
+	plan := func(code int, stdout, stderr string) {
+		t.Helper()
+		got := w.command("plan")
+		if got.Code != code || !strings.Contains(got.Stdout, stdout) || !strings.Contains(got.Stderr, stderr) {
+			t.Errorf("got %+v, want %d, %q, %q", got, code, stdout, stderr)
+		}
+	}
+	plan(0, "nothing to change", "was asked")
+
+	w.must(os.WriteFile(config, []byte("services-file: "+more+"\n"), 0o644))
+	plan(2, "reload because of", "this is what a HUP would do")
+	w.reloaded(0, 0, "plan")
+	w.hup(config, "services-file: "+more+"\n", taken)
+	w.must(stage.Until(w.patient(), func() error {
+		if w.loads() != 1 {
+			return fmt.Errorf("%d reloads, want that for the new service", w.loads())
+		}
+		return nil
+	}))
+	w.quiet()
+
+	w.must(os.WriteFile(config, []byte("services-file: ["), 0o644))
+	plan(0, "nothing to change", "a HUP would not take the configuration as it is now")
+	w.must(os.WriteFile(config, []byte("services-file: "+more+"\ndrain: 7s\n"), 0o644))
+	plan(0, "nothing to change", "this is what a HUP would do")
+	w.flawless(load)
+}
+
 // A template that changes is one reload, and one that cannot be used is none.
 func TestHUPReadsTemplatesAgain(t *testing.T) {
 	w := newWorld(t)
@@ -88,6 +126,9 @@ func TestHUPReadsTemplatesAgain(t *testing.T) {
 	w.reloaded(0, 0, "a template that cannot be used")
 
 	w.must(os.WriteFile(template, []byte(strings.Replace(string(builtin), "timeout queue 30s", "timeout queue 31s", 1)), 0o644))
+	if plan := w.command("plan"); plan.Code != 2 || !strings.Contains(plan.Stdout, "reload because of") {
+		t.Errorf("plan before HUP with another template: %+v, want a reload", plan)
+	}
 	w.hup(config, text, taken)
 	w.must(stage.Until(w.patient(), func() error {
 		written, err := os.ReadFile(w.host.Config())
