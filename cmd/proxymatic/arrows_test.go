@@ -38,6 +38,7 @@ type fence struct{ library, place string }
 func fences() []fence {
 	return []fence{
 		{"github.com/spf13/", "cmd/proxymatic/"},
+		{"github.com/coreos/go-systemd/", "cmd/proxymatic/notify.go"},
 		{"go.etcd.io/", "sources/registrator/"},
 		{"github.com/haproxytech/client-native/", "runtime/haproxy/socket.go"},
 		{"github.com/haproxytech/config-parser/", "runtime/haproxy/serverline.go"},

@@ -22,8 +22,8 @@ class profile::proxymatic (
     require      => Package['proxymatic', 'haproxy', 'pen'],
   }
 
-  # A reload touches no traffic. A change of run-dir, state-dir, haproxy or haproxy-start is refused by it and named: then
-  # `systemctl restart proxymatic`, which does not touch traffic either.
+  # A reload touches no traffic. What it cannot change (run-dir, state-dir, haproxy, haproxy-start) is not taken, and named in the
+  # log: then `systemctl restart proxymatic`.
   service { 'proxymatic':
     ensure    => running,
     enable    => true,
