@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -187,9 +188,9 @@ func TestOnlyFilesAreReadInPensDirectory(t *testing.T) {
 }
 
 func TestATableThatIsNotAsWasToldIsNotProven(t *testing.T) {
-	table := ""
+	var table atomic.Value // the pen's goroutine may be a moment behind
 	d := &Driver{files: files{t.TempDir()}}
-	p := process{pid: os.Getpid(), key: catalog.Key{Port: 80, Proto: catalog.TCP}, id: "x", socket: peerOf(t, func(_ string, c net.Conn) { fmt.Fprint(c, table) }).path}
+	p := process{pid: os.Getpid(), key: catalog.Key{Port: 80, Proto: catalog.TCP}, id: "x", socket: peerOf(t, func(_ string, c net.Conn) { fmt.Fprint(c, table.Load()) }).path}
 	want := slots{1: at(1)}
 	for text, proven := range map[string]bool{
 		"0 addr 0.0.0.0 port 0 conn 0\n1 addr 10.0.0.1 port 31000 conn 0\n":                                    true,
@@ -198,7 +199,7 @@ func TestATableThatIsNotAsWasToldIsNotProven(t *testing.T) {
 		"0 addr 10.0.0.1 port 31000 conn 0\n":                                                                  false,
 		"":                                                                                                     false,
 	} {
-		table = text
+		table.Store(text)
 		if err := d.verify(t.Context(), p, want); (err == nil) != proven {
 			t.Errorf("%q: %v", text, err)
 		}
