@@ -185,8 +185,10 @@ func TestMarathonServiceAccount(t *testing.T) {
 		return nil
 	}))
 	m.changes(ports[0])
-	if strings.Contains(m.host.Log(), "level=WARN") {
-		m.Error("tokens that end are a warning")
+	for line := range strings.Lines(m.host.Log()) {
+		if strings.Contains(line, "level=WARN") && !strings.Contains(line, `subject="HAProxy 2.2`) {
+			m.Errorf("tokens that end are a warning: %s", line)
+		}
 	}
 	login.SetLife(time.Hour)
 	login.SetOpaque()
