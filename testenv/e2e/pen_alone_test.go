@@ -111,6 +111,8 @@ func TestPlainCommandLine(t *testing.T) {
 		w.must(load.WaitRequests(w.patient(), 50))
 	}
 	w.penSettled()
+	w.nearlyFlawless(load)
+	load = w.load(ports, 300)
 	w.host.Kill()
 	start()
 	w.must(load.WaitRequests(w.patient(), 100))
