@@ -71,6 +71,10 @@ func (d dialect) standIns(wanted []serverLine, running map[string]server, fixed 
 	names := slices.DeleteFunc(slices.Sorted(maps.Keys(running)), func(name string) bool {
 		return running[name].admin&adminMaint != 0 || slices.Contains(fixed, name)
 	})
+	takesTraffic := func(name string) bool { s := running[name]; return s.admin == 0 && s.weight > 0 && s.up }
+	if slices.ContainsFunc(names, takesTraffic) { // one that is drained, say, is better than none only
+		names = slices.DeleteFunc(names, func(name string) bool { return !takesTraffic(name) })
+	}
 	stands = map[string]netip.AddrPort{}
 	for _, name := range names { // those that stand in already
 		if i := slices.Index(free, running[name].addr); i >= 0 {

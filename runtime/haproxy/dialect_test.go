@@ -62,6 +62,10 @@ func TestPlanWithoutAddServer(t *testing.T) {
 				o.set("10.0.0.2:31000", func(s *server) { s.addr = at("3") })
 			},
 			plan: []string{"set server s80.test-80/10.0.0.2:31000 addr 10.0.0.5 port 31000", "later del server s80.test-80/10.0.0.1:31000", isNew("5")}},
+		"rather one that takes traffic": {want: []*catalog.Service{service(80, at("3"))},
+			disturb: func(o *observed) { o.set("10.0.0.1:31000", func(s *server) { s.admin = adminDrain }) },
+			plan: []string{"disable server s80.test-80/10.0.0.1:31000", "set server s80.test-80/10.0.0.2:31000 addr 10.0.0.3 port 31000",
+				"later del server s80.test-80/10.0.0.1:31000", isNew("3")}},
 		"a service that comes back with others is refused until the reload": {want: []*catalog.Service{service(80, at("3"))},
 			disturb: func(o *observed) {
 				o.open["s80.test-80"] = false

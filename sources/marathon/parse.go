@@ -78,7 +78,7 @@ type task struct {
 	Version   string    `json:"version"`
 	Addresses []address `json:"ipAddresses"`
 	// Results may be null and may hold null, on tasks that flap.
-	Results []*result `json:"healthCheckResults"`
+	Results []result `json:"healthCheckResults"`
 }
 
 type address struct {
@@ -86,7 +86,24 @@ type address struct {
 }
 
 type result struct {
-	Alive *bool `json:"alive"`
+	Alive verdict `json:"alive"`
+}
+
+// UnmarshalJSON takes true, false and null.
+func (v *verdict) UnmarshalJSON(data []byte) error {
+	var b *bool
+	if err := json.Unmarshal(data, &b); err != nil {
+		return err
+	}
+	switch {
+	case b == nil:
+		*v = silent
+	case *b:
+		*v = well
+	default:
+		*v = sick
+	}
+	return nil
 }
 
 // presence tells a missing value from null and from any other. Old Marathons say "not started" by a startedAt of
@@ -173,6 +190,7 @@ func parseApps(data []byte) ([]app, []catalog.Problem, error) {
 		apps = append(apps, p.app)
 	}
 	apps, problems := namedApps(apps)
+	texts{}.share(apps)
 	return apps, problems, nil
 }
 
@@ -199,7 +217,32 @@ func parseEach(data []byte) ([]app, []catalog.Problem, error) {
 		apps = append(apps, a)
 	}
 	apps, problems := namedApps(apps)
+	texts{}.share(apps)
 	return apps, append(bad, problems...), nil
+}
+
+// texts shares equal strings. Tens of thousands of tasks have one of a few hosts, states and versions, and each copy of those is
+// memory that the garbage collector walks through again and again.
+type texts map[string]string
+
+func (t texts) share(apps []app) {
+	for _, a := range apps {
+		for i := range a.tasks {
+			task := &a.tasks[i]
+			task.Host, task.State, task.Version = t.one(task.Host), t.one(task.State), t.one(task.Version)
+			for j := range task.Addresses {
+				task.Addresses[j].IPAddress = t.one(task.Addresses[j].IPAddress)
+			}
+		}
+	}
+}
+
+func (t texts) one(s string) string {
+	if known, ok := t[s]; ok {
+		return known
+	}
+	t[s] = s
+	return s
 }
 
 func parseApp(raw []byte) (app, error) {

@@ -1,6 +1,9 @@
 package marathon
 
-import "testing"
+import (
+	"testing"
+	"unsafe"
+)
 
 func TestMalformedEntriesCostOnlyThemselves(t *testing.T) {
 	const good = `{"id":"/good","version":"v1","ports":[8300],"tasks":[{"id":"g.1","host":"10.0.0.7","ports":[31000],"version":"v1"}]}`
@@ -24,6 +27,24 @@ func TestMalformedEntriesCostOnlyThemselves(t *testing.T) {
 			"ipAddress":null,"healthChecks":null,"versionInfo":null,"readinessCheckResults":null,"tasks":[{"id":"g.1","host":"10.0.0.7","ports":[31000],"version":null,"ipAddresses":null,
 			"healthCheckResults":null,"state":null}]},{"id":"/none","tasks":null,"ports":null}`, want: served},
 	})
+}
+
+func TestEqualTextsOfTasksAreShared(t *testing.T) {
+	const task = `"host":"10.0.0.7","state":"TASK_RUNNING","version":"v1","ipAddresses":[{"ipAddress":"172.17.0.2"}]}`
+	const good = `{"apps":[{"id":"/a","tasks":[{"id":"a.1",` + task + `]},{"id":"/b","tasks":[{"id":"b.1",` + task + `]}`
+	for _, text := range []string{good + `]}`, good + `,7]}`} {
+		apps, _, err := parseApps([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := apps[0].tasks[0], apps[1].tasks[0]
+		for name, pair := range map[string][2]string{"host": {a.Host, b.Host}, "state": {a.State, b.State}, "version": {a.Version, b.Version},
+			"address": {a.Addresses[0].IPAddress, b.Addresses[0].IPAddress}} {
+			if unsafe.StringData(pair[0]) != unsafe.StringData(pair[1]) {
+				t.Errorf("the %s of two tasks is there twice", name)
+			}
+		}
+	}
 }
 
 func TestAnswersThatAreNone(t *testing.T) {

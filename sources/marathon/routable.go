@@ -179,14 +179,14 @@ func (t task) healthy(d definition, knewAlive bool) bool {
 }
 
 // results reports whether any health check has a result, and whether all that have one are alive.
-func (t task) results() (any, alive bool) {
-	alive = true
+func (t task) results() (any, allAlive bool) {
+	allAlive = true
 	for _, r := range t.Results {
-		if r != nil && r.Alive != nil {
-			any, alive = true, alive && *r.Alive
+		if r.Alive != silent {
+			any, allAlive = true, allAlive && r.Alive == well
 		}
 	}
-	return any, any && alive
+	return any, any && allAlive
 }
 
 // checks gives the health checks, without those that are null.

@@ -27,7 +27,7 @@ type word struct {
 	born   *task // what the event that said that it runs told of it
 }
 
-// verdict is what a health event said.
+// verdict is what a health check or an event about it said.
 type verdict uint8
 
 const (
@@ -122,13 +122,12 @@ func (said word) correct(t task) (task, bool) {
 	if said.born != nil && !t.running() {
 		t = *said.born
 	}
-	any, alive := t.results()
+	any, wasAlive := t.results()
 	switch {
-	case said.health == sick && (alive || !any):
-		t.Results = []*result{{Alive: new(bool)}}
-	case said.health == well && !alive:
-		yes := true
-		t.Results = []*result{{Alive: &yes}}
+	case said.health == sick && (wasAlive || !any):
+		t.Results = []result{{Alive: sick}}
+	case said.health == well && !wasAlive:
+		t.Results = []result{{Alive: well}}
 	default:
 		return t, was.running() != t.running()
 	}
