@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,6 +47,9 @@ func (r *runner) handOver(current *instance, end ending, l *lease) (code int, go
 	r.group.Go(func() { r.clearUp(current, o.Place, l) })
 	return 0, false
 }
+
+// startGrace is the longest that a proxy takes from its fork until it can be told by its command line or socket.
+const startGrace = 500 * time.Millisecond
 
 // clearUp ends what a successor that did not take over may have left.
 func (r *runner) clearUp(current *instance, of place, l *lease) {
@@ -171,6 +175,11 @@ func (r *runner) sweep(i *instance, of ...place) {
 			ctx, cancel := context.WithTimeout(r.ctx, i.config.Drain+closeGrace)
 			defer cancel()
 			err := closeAll(ctx, old.all(), true)
+			select { // one that was just being started by a process that is gone does not show who it is at once
+			case <-ctx.Done():
+			case <-time.After(startGrace):
+			}
+			err = errors.Join(err, closeAll(ctx, old.all(), true))
 			if err == nil && r.ctx.Err() == nil {
 				err = p.clear(i.config.RunDir)
 			}
