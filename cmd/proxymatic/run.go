@@ -238,7 +238,6 @@ func (r *runner) run(end ending) int {
 		case e.lease != nil:
 			code, gone := r.handOver(current, end, e.lease)
 			if gone {
-				r.notices.finish(closeGrace)
 				return code
 			}
 			if e.next = r.again(current); e.next == nil {
