@@ -33,9 +33,24 @@ func newHouse(t *testing.T, contained, withPen bool) house {
 		asRoot(t)
 	}
 	w.host.NoHAProxy = withPen
+	w.notified()
 	h := house{world: w, tcp: w.services(5, 2), udp: w.udpServices(2, 2), flags: []string{"--drain", "20s", "--on-exit", "drain"}}
 	h.begin()
 	return h
+}
+
+// notified has the run tell a stand-in for systemd how it fares.
+func (w world) notified() {
+	w.Helper()
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: w.host.Path("notify"), Net: "unixgram"})
+	w.must(err)
+	w.Cleanup(func() { l.Close() })
+	go func() { // ends with the listener
+		for buffer := make([]byte, 4096); err == nil; {
+			_, err = l.Read(buffer)
+		}
+	}()
+	w.host.Env = append(os.Environ(), "NOTIFY_SOCKET="+l.LocalAddr().String())
 }
 
 // begin starts the run of the house and waits until it serves everything.
