@@ -74,12 +74,18 @@ func parseState(text string, have map[string]map[string]server) error {
 	if len(lines) < 2 || strings.TrimSpace(lines[0]) != "1" {
 		return fmt.Errorf("show servers state: unknown format %.40q", text)
 	}
+	var f [19]string // of a row, the columns that matter
 	for _, line := range lines[2:] {
-		f := strings.Fields(line)
-		if len(f) == 0 {
+		columns := 0
+		for f[columns] = range strings.FieldsSeq(line) {
+			if columns++; columns == len(f) {
+				break
+			}
+		}
+		if columns == 0 {
 			continue
 		}
-		if len(f) < 19 {
+		if columns < len(f) {
 			return fmt.Errorf("show servers state: short row %q", line)
 		}
 		n, err := atoi(f[5], f[6], f[7], f[13], f[18])

@@ -71,7 +71,7 @@ func (d *Driver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Re
 		if len(v.plan.steps) == 0 && !load || tries == maxTries {
 			return d.settle(ctx, v, r, errs)
 		}
-		at := d.looking(v.keys)
+		at := d.looking(v.keys, v.layout.sections)
 		if load {
 			at.keys = nil // it will be another process
 		}
@@ -99,10 +99,10 @@ func (d *Driver) view(ctx context.Context, want []*catalog.Service, seen *observ
 	if err != nil {
 		return view{}, err
 	}
-	at := d.looking(d.touched(expected.sections))
+	at := d.looking(d.touched(expected.sections), expected.sections)
 	v, err := d.viewOf(ctx, want, at, seen)
 	if err == nil && at.keys != nil && v.have.alive && (v.have.pid != d.last.pid || len(v.plan.reloads) > 0) {
-		return d.viewOf(ctx, want, d.looking(nil), nil)
+		return d.viewOf(ctx, want, d.looking(nil, nil), nil)
 	}
 	return v, err
 }
@@ -158,9 +158,48 @@ func (d *Driver) touched(want sections) []catalog.Key {
 	return slices.Compact(keys)
 }
 
-// looking gives what is known before a look at services.
-func (d *Driver) looking(keys []catalog.Key) looking {
-	return looking{keys: keys, expected: d.built, load: d.structureOf}
+// looking gives what is known before a look at services. Which frontends listen, and what limits servers have, is not looked at
+// where services are proven and nothing of the kind changes. A server that is leaving has the limit of its own day.
+func (d *Driver) looking(keys []catalog.Key, want sections) looking {
+	at := looking{keys: keys, expected: d.built, load: d.structureOf}
+	sure := nothing()
+	for _, key := range keys {
+		was, is := d.verified.find(key), want.find(key)
+		if was == nil || is == nil || was.hash != is.hash || !sameLimits(was, is) || d.leaves(key) {
+			return at
+		}
+		sure.suppose(is)
+	}
+	if keys != nil {
+		at.sure = &sure
+	}
+	return at
+}
+
+// leaves reports whether a service has servers that are leaving.
+func (d *Driver) leaves(key catalog.Key) bool {
+	for _, l := range d.leaving {
+		if l.key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// sameLimits reports whether the servers that both sections have keep their limits.
+func sameLimits(was, is *section) bool {
+	for _, p := range was.proxies {
+		limits := map[string]int{}
+		for _, line := range p.servers {
+			limits[line.name] = line.maxconn
+		}
+		for _, line := range is.lines(p.name) {
+			if limit, ok := limits[line.name]; ok && limit != line.maxconn {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // observe reads the running state. Just after a reload the old worker may still answer; its answers mean nothing.

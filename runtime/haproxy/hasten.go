@@ -29,7 +29,7 @@ func (d *Driver) hasten(ctx context.Context, want []*catalog.Service, r *catalog
 		return nil
 	}
 	more := slices.DeleteFunc(p.steps, func(s step) bool { return s.change.Action == removeServer || s.change.Action == pauseFrontend })
-	_, seen, err := d.act(ctx, more, d.looking(keys), r)
+	_, seen, err := d.act(ctx, more, d.looking(keys, l.sections), r)
 	if err != nil {
 		return nil
 	}
@@ -45,15 +45,10 @@ func (d *Driver) believed(keys []catalog.Key) *observed {
 	have.info, have.alive, have.built, have.known = d.last, true, d.built, true
 	for _, key := range keys {
 		s := d.verified.find(key)
-		if s == nil || len(s.proxies) == 0 {
+		if s == nil || len(s.proxies) == 0 || d.leaves(key) {
 			return nil
 		}
 		have.suppose(s)
-	}
-	for _, l := range d.leaving {
-		if _, touched := slices.BinarySearchFunc(keys, l.key, catalog.Key.Compare); touched {
-			return nil
-		}
 	}
 	return &have
 }

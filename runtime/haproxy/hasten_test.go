@@ -82,7 +82,6 @@ func TestServersAreRemovedAfterALook(t *testing.T) {
 func TestWhatWasBelievedWronglyIsPutRightInTheSamePass(t *testing.T) {
 	a := addrs("10.0.0.1:1", "10.0.0.2:2")
 	for name, change := range map[string]func(*sim){
-		"somebody paused the frontend": func(s *sim) { s.worker.proxies[0].paused = true },
 		"somebody removed all servers": func(s *sim) { s.worker.proxies[0].servers = nil },
 		"somebody restarted HAProxy":   func(s *sim) { s.restart() },
 		"HAProxy died":                 func(s *sim) { s.pass(time.Minute); s.worker = nil },
@@ -99,6 +98,23 @@ func TestWhatWasBelievedWronglyIsPutRightInTheSamePass(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Frontends and limits, which no change of servers touches, are looked at when everything is.
+func TestPausedFrontendIsOpenedWhenEverythingIsLookedAt(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2")
+	s, d, sent := simulated(t, service(80, a[0]))
+	s.worker.proxies[0].paused = true
+	want := []*catalog.Service{service(80, a...)}
+	for range 2 {
+		if _, err := d.Apply(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		d.Resync()
+	}
+	if len(s.worker.traffic()) != 2 || slices.Contains(sent.batches[0], "show stat s80.test-80 7 -1") {
+		t.Errorf("traffic goes to %v after %q", s.worker.traffic(), sent.batches)
 	}
 }
 

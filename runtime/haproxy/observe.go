@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -19,6 +20,7 @@ type observed struct {
 	open    map[string]bool              // frontends that were read: whether they listen
 	backs   map[string]bool              // backends that were read
 	servers map[string]map[string]server // backends that were read, by server name
+	limits  map[string]map[string]server // whose limits need no look, by backend and name
 	deaf    bool                         // it runs, but not on its stats socket
 }
 
@@ -37,6 +39,7 @@ type looking struct {
 	keys     []catalog.Key
 	expected structure
 	load     func(hash string) (structure, bool)
+	sure     *observed // frontends and limits that need no look; nil to look at them, too
 }
 
 // whole reports whether everything is read.
@@ -45,9 +48,9 @@ func (at looking) whole() bool { return at.keys == nil || len(at.keys) > manyKey
 // commands gives what is asked: who answers, and what the expected structure has of the services.
 func (at looking) commands() []string {
 	if at.whole() {
-		return []string{"show info", "show servers state", "show stat -1 7 -1"}
+		return []string{"show info", showState, "show stat -1 7 -1"}
 	}
-	return append([]string{"show info"}, commandsFor(at.keys, at.expected)...)
+	return append([]string{"show info"}, commandsFor(at.keys, at.expected, at.sure == nil)...)
 }
 
 // observe reads the running state.
@@ -66,7 +69,7 @@ func observe(ctx context.Context, c cli, at looking) (observed, error) {
 	case err != nil:
 		return have, err
 	case !as: // the services may have other proxies than was thought
-		return have, have.ask(ctx, c, commandsFor(at.keys, have.built))
+		return have, have.ask(ctx, c, commandsFor(at.keys, have.built, true))
 	}
 	return have, have.ask(ctx, c, ask[first:])
 }
@@ -90,26 +93,50 @@ func (at looking) hear(commands, answers []string) (have observed, asExpected bo
 	if !at.whole() && have.built.Hash != at.expected.Hash {
 		return have, false, nil
 	}
+	if at.sure != nil {
+		have.trust(at.sure)
+	}
 	return have, true, have.hear(commands[1:], answers[1:])
 }
 
-// commandsFor gives the commands that read the state of services: two for each proxy that has servers.
-func commandsFor(keys []catalog.Key, built structure) []string {
+// trust takes frontends and limits to be as they were when they were looked at.
+func (h *observed) trust(sure *observed) {
+	maps.Copy(h.open, sure.open)
+	h.limits = sure.servers
+}
+
+// limit gives a backend's servers the limits that need no look.
+func (h *observed) limit(backend string) {
+	for name, was := range h.limits[backend] {
+		if s, ok := h.servers[backend][name]; ok {
+			s.maxconn = was.maxconn
+			h.servers[backend][name] = s
+		}
+	}
+}
+
+// commandsFor gives the commands that read the state of services: one for the servers of each proxy, and one for what only
+// `show stat` tells. For that HAProxy walks through all proxies, for half a millisecond where there are 5,000.
+func commandsFor(keys []catalog.Key, built structure, stat bool) []string {
 	var out []string
 	for _, key := range keys {
 		b, _ := built.service(key)
 		for _, p := range b.Proxies {
 			if p.Back {
-				out = append(out, showState+p.Name)
+				out = append(out, showStateOf+p.Name)
 			}
-			out = append(out, "show stat "+p.Name+" 7 -1")
+			if stat {
+				out = append(out, "show stat "+p.Name+" 7 -1")
+			}
 		}
 	}
 	return out
 }
 
-// showState begins the command for the state of a backend's servers.
-const showState = "show servers state "
+const (
+	showState   = "show servers state"
+	showStateOf = showState + " " // one backend
+)
 
 // ask reads what the commands give.
 func (h *observed) ask(ctx context.Context, c cli, commands []string) error {
@@ -132,9 +159,14 @@ func (h *observed) hear(commands, answers []string) error {
 			continue
 		}
 		var err error
-		if strings.HasPrefix(command+" ", showState) {
+		switch backend, one := strings.CutPrefix(command, showStateOf); {
+		case one:
+			h.backs[backend] = true
 			err = parseState(plain(answers[i]), h.servers)
-		} else {
+			h.limit(backend)
+		case command == showState:
+			err = parseState(plain(answers[i]), h.servers)
+		default:
 			err = h.parseStat(plain(answers[i]))
 		}
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 
 const (
 	flushDelay = 200 * time.Millisecond // haproxy.cfg is this much behind the running process, where a write takes a moment
-	flushShare = 50                     // a large file is written for one in so many parts of the time
+	flushShare = 200                    // a large file is written for one in so many parts of the time
 	flushLimit = 2 * time.Second        // and is at most this much behind
 	flushRetry = 5 * time.Second        // after a write that failed
 )

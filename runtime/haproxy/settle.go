@@ -143,7 +143,7 @@ func (d *Driver) deleteServers(ctx context.Context, v view) error {
 		}
 		due = append(due, s)
 	}
-	if _, _, err := d.act(ctx, due, d.looking(nil), nil); err != nil {
+	if _, _, err := d.act(ctx, due, d.looking(nil, nil), nil); err != nil {
 		d.Resync()
 		return fmt.Errorf("delete servers: %w", err)
 	}
