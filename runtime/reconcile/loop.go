@@ -27,6 +27,7 @@ type Config struct {
 	Sources []Source
 	Drivers []Driver // applied at the same time, reported in this order
 	Policy  policy.Policy
+	Guard   policy.Guard  // against sources that forget what lives
 	Resync  time.Duration // how often drivers observe everything, give or take a tenth; 0 means 60 s
 	Log     *slog.Logger
 }
@@ -39,17 +40,21 @@ type Loop struct {
 	asked  chan struct{} // somebody wants a pass
 	fresh  chan struct{} // somebody wants a pass that observes everything
 	plans  chan planRequest
+	acks   chan chan []catalog.Problem
 	done   chan struct{} // closed when nobody answers plans any more
 	latest atomic.Pointer[Pass]
 
 	// The rest belongs to the goroutine of Run.
-	snaps    map[string]catalog.Snapshot
-	drivers  []driver
-	decision policy.Decision
-	decided  []catalog.Snapshot // what it was made of; nil when not by our own policy, but by that of a loop before
-	history  history
-	resyncAt time.Time
-	warnAt   time.Time // when a source that has not spoken is named; zero once that was done
+	snaps     map[string]catalog.Snapshot
+	kept      map[string]policy.Kept      // what counts of each
+	standIns  map[string]catalog.Snapshot // what was known of sources before the start, until they have spoken
+	drivers   []driver
+	decision  policy.Decision
+	decided   []catalog.Snapshot // what it was made of; nil when not by our own policy, but by that of a loop before
+	history   history
+	resyncAt  time.Time
+	standInAt time.Time // when silent sources are stood in for; zero once they were
+	warnAt    time.Time // when a source that has not spoken is named; zero once that was done
 }
 
 type planRequest struct {
@@ -75,6 +80,8 @@ func New(cfg Config) *Loop {
 		plans: make(chan planRequest),
 		done:  make(chan struct{}),
 		snaps: map[string]catalog.Snapshot{},
+		kept:  map[string]policy.Kept{},
+		acks:  make(chan chan []catalog.Problem),
 	}
 	for _, d := range cfg.Drivers {
 		l.drivers = append(l.drivers, driver{Driver: d, state: DriverState{Name: d.Name()}})
@@ -87,7 +94,8 @@ func New(cfg Config) *Loop {
 // first pass then comes with the start of Run, and what is served waits for no source again. Run of old must have
 // returned, that of l not have begun.
 func (l *Loop) Continue(old *Loop) {
-	l.snaps, l.decision, l.history = maps.Clone(old.snaps), old.decision, old.history
+	l.snaps, l.kept, l.standIns = maps.Clone(old.snaps), maps.Clone(old.kept), old.standIns
+	l.decision, l.history = old.decision, old.history
 	for i := range l.drivers {
 		for _, d := range old.drivers {
 			if d.state.Name == l.drivers[i].state.Name {
@@ -173,6 +181,9 @@ func (l *Loop) keep(ctx context.Context, who slog.Attr, run func() error) error 
 func (l *Loop) loop(ctx context.Context) {
 	now := time.Now()
 	l.resyncAt, l.warnAt = l.nextResync(now), now.Add(silenceLimit)
+	if len(l.standIns) > 0 {
+		l.standInAt = now.Add(standInAfter)
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -184,6 +195,8 @@ func (l *Loop) loop(ctx context.Context) {
 			l.takeInbox() // who put something there has asked for a pass too
 			request.reply <- l.plan(ctx, request.ctx)
 			continue
+		case reply := <-l.acks:
+			reply <- l.release()
 		case <-l.asked:
 		case <-l.fresh:
 			l.resync()
@@ -216,12 +229,19 @@ func (l *Loop) takeInbox() {
 // take replaces a source's snapshot. What was read once is never unlearned: a source that is started again and fails
 // keeps what it had read before.
 func (l *Loop) take(s catalog.Snapshot) {
-	old := l.snaps[s.Source]
-	if s.Succeeded.IsZero() && !old.Succeeded.IsZero() {
+	old, read := l.snaps[s.Source], !s.Succeeded.IsZero()
+	if !read && !old.Succeeded.IsZero() {
 		s.Services, s.Problems, s.Succeeded = old.Services, old.Problems, old.Succeeded
 	}
 	l.snaps[s.Source] = s
 	logSource(l.cfg.Log, old, s)
+	switch {
+	case read:
+		delete(l.standIns, s.Source)
+		l.kept[s.Source] = l.cfg.Guard.Next(l.kept[s.Source], s, time.Now())
+	case s.Err != "":
+		l.standIn(s.Source)
+	}
 }
 
 // resync makes the next pass observe everything.
@@ -242,6 +262,9 @@ func (l *Loop) nextTimer() time.Time {
 	if !l.warnAt.IsZero() && l.warnAt.Before(next) {
 		next = l.warnAt
 	}
+	if !l.standInAt.IsZero() && l.standInAt.Before(next) {
+		next = l.standInAt
+	}
 	for _, d := range l.drivers {
 		if !d.retryAt.IsZero() && d.retryAt.Before(next) {
 			next = d.retryAt
@@ -253,6 +276,12 @@ func (l *Loop) nextTimer() time.Time {
 func (l *Loop) onTimer(now time.Time) {
 	if !now.Before(l.resyncAt) {
 		l.resync()
+	}
+	if !l.standInAt.IsZero() && !now.Before(l.standInAt) {
+		l.standInAt = time.Time{}
+		for _, s := range l.silent() {
+			l.standIn(s.Name)
+		}
 	}
 	if !l.warnAt.IsZero() && !now.Before(l.warnAt) {
 		l.warnAt = time.Time{}

@@ -40,7 +40,8 @@ type SourceState struct {
 	Heard     time.Time          // when it last gave any sign of life
 	Event     time.Time          // when it last told of something by itself; zero if never
 	Err       string             // why it cannot be read now; empty when it can
-	Services  []*catalog.Service // in its last good answer
+	Services  []*catalog.Service // that count of it: those of its last good answer, and what is held
+	Held      int                // servers among them that it does not tell of any more
 }
 
 // DriverState is how one driver fares.
@@ -119,7 +120,7 @@ func (l *Loop) sourceStates() []SourceState {
 	for _, source := range l.cfg.Sources {
 		s := l.snaps[source.Name()]
 		states = append(states, SourceState{Name: source.Name(), Succeeded: s.Succeeded, Heard: s.Heard, Event: s.Event, Err: s.Err,
-			Services: s.Services})
+			Services: l.kept[source.Name()].Services, Held: len(l.kept[source.Name()].Held)})
 	}
 	return states
 }

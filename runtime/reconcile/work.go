@@ -167,11 +167,14 @@ func (l *Loop) plan(loop, caller context.Context) planReply {
 	return planReply{pass: pass, err: errors.Join(errs...)}
 }
 
-// snapshots gives the latest of each source, in the order of their names.
+// snapshots gives the latest of each source, in the order of their names, with the services that count.
 func (l *Loop) snapshots() []catalog.Snapshot {
 	out := make([]catalog.Snapshot, 0, len(l.snaps))
 	for _, name := range slices.Sorted(maps.Keys(l.snaps)) {
-		out = append(out, l.snaps[name])
+		s, kept := l.snaps[name], l.kept[name]
+		s.Services = kept.Services
+		s.Problems = slices.Concat(s.Problems, l.cfg.Guard.Problems(kept, name))
+		out = append(out, s)
 	}
 	return out
 }
@@ -182,6 +185,7 @@ func (l *Loop) forget() {
 	for name := range l.snaps {
 		if !slices.ContainsFunc(l.cfg.Sources, func(s Source) bool { return s.Name() == name }) {
 			delete(l.snaps, name)
+			delete(l.kept, name)
 		}
 	}
 }

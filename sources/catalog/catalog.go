@@ -136,11 +136,24 @@ type Snapshot struct {
 	Priority  int // of two sources that claim one port, the higher wins
 	Services  []*Service
 	Problems  []Problem
+	Missing   Places    // servers that it does not tell of any more, though nothing said that they ended
+	Listed    time.Time // when all services were last read at once; zero where they always are
 	Succeeded time.Time // when Services was read from the source
 	Heard     time.Time // when the source last gave any sign of life (an event, a keep-alive, an answer)
 	Event     time.Time // when it last told of something by itself; zero if never, or if it never does
 	Err       string    // why the source cannot be read now; Services is then the last good answer
 }
+
+// Reading is when all services were last read at once.
+func (s Snapshot) Reading() time.Time {
+	if s.Listed.IsZero() {
+		return s.Succeeded
+	}
+	return s.Listed
+}
+
+// Places are addresses of services' servers. They are never written to once they were handed on.
+type Places map[Key]map[netip.AddrPort]bool
 
 // Sort puts services into canonical order, each with its servers in theirs: one whose servers are not makes room for a new one. It
 // sorts in place: the caller owns the list, while the services may be others' too.

@@ -1,0 +1,208 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// Guard holds servers that a source does not tell of any more, though nothing said that they ended, where many vanish at once, or the
+// last one of a service: a standby, a fresh leader or a proxy in between answers so more often than all have ended.
+//
+// They are held until the source tells of them again, something says that they ended, or the source has repeated for Hold, in two
+// full readings, that they are gone. The proxy checks them meanwhile.
+type Guard struct {
+	Percent int           // more than these of a source's servers,
+	Min     int           // and at least so many, are many
+	Hold    time.Duration // how long
+}
+
+// Kept is what counts of a source's services. The zero value is that of a source that never spoke.
+type Kept struct {
+	Services []*catalog.Service // what it tells and what is held, in canonical order
+	Held     []Held             // in the order of their keys and addresses
+
+	told    []*catalog.Service // the source's own list
+	adopted bool               // this process has not heard of Services from the source
+	fresh   bool               // but they were known so shortly before that not many can have ended
+}
+
+// Held is a server that counts though its source does not tell of it.
+type Held struct {
+	Service *catalog.Service // as it was when the server was missed
+	Server  catalog.Server
+	Since   time.Time
+
+	repeated time.Time // when the first full reading since said the same; zero for not yet
+	adopted  bool      // the source never told this process of it, so that it cannot say that it is missing
+}
+
+// Adopt gives what counts until a source has spoken: services that were known before this process began, and when they were read.
+func (g Guard) Adopt(services []*catalog.Service, read, now time.Time) Kept {
+	return Kept{Services: services, adopted: true, fresh: now.Sub(read) <= g.Hold}
+}
+
+// Release gives what counts when nothing is held any more.
+func (k Kept) Release() Kept {
+	if len(k.Held) == 0 {
+		return k
+	}
+	return Kept{Services: k.told, told: k.told}
+}
+
+// Next gives what counts after a snapshot of a source that was read; its services must be in strict order.
+func (g Guard) Next(was Kept, s catalog.Snapshot, now time.Time) Kept {
+	if !was.adopted && len(was.Held) == 0 && catalog.SameList(was.told, s.Services) {
+		return was
+	}
+	next := Kept{told: s.Services, Services: s.Services}
+	missed := g.missed(was, s, now)
+	if len(missed) == 0 {
+		return next
+	}
+	many := len(missed) >= g.Min && 100*len(missed) > g.Percent*catalog.CountServers(was.Services) && (!was.adopted || was.fresh)
+	next.Held = slices.DeleteFunc(missed, func(h Held) bool {
+		return h.Since.Equal(now) && !many && serves(s.Services, h.Service.Key)
+	})
+	next.Services = next.withHeld(was.Services)
+	return next
+}
+
+// missed gives the servers that counted, that the source does not tell of, and that may be alive.
+func (g Guard) missed(was Kept, s catalog.Snapshot, now time.Time) []Held {
+	held := was.Held // not passed yet
+	var out []Held
+	for a, b := was.Services, s.Services; len(a) > 0; {
+		same := catalog.InStep(a, b)
+		if a, b = a[same:], b[same:]; len(a) == 0 {
+			break
+		}
+		for len(b) > 0 && b[0].Key.Compare(a[0].Key) < 0 {
+			b = b[1:]
+		}
+		before, is := a[0], (*catalog.Service)(nil)
+		if a = a[1:]; len(b) > 0 && b[0].Key == before.Key {
+			is, b = b[0], b[1:]
+		}
+		for _, v := range before.Servers {
+			if is != nil && has(is, v.Addr) {
+				continue
+			}
+			h := Held{Service: before, Server: v, Since: now, adopted: was.adopted}
+			for len(held) > 0 && held[0].compare(h) < 0 {
+				held = held[1:]
+			}
+			if len(held) > 0 && held[0].compare(h) == 0 {
+				h = held[0]
+			}
+			if h, ok := g.doubt(h, s, now); ok {
+				out = append(out, h)
+			}
+		}
+	}
+	return out
+}
+
+func (h Held) compare(o Held) int {
+	if c := h.Service.Key.Compare(o.Service.Key); c != 0 {
+		return c
+	}
+	return h.Server.Addr.Compare(o.Server.Addr)
+}
+
+// doubt gives a missing server with what a snapshot says of it; not ok when that is that it is gone for good.
+func (g Guard) doubt(h Held, s catalog.Snapshot, now time.Time) (Held, bool) {
+	read, until := s.Reading(), h.Since.Add(g.Hold)
+	switch {
+	case !h.adopted && !s.Missing[h.Service.Key][h.Server.Addr]:
+		return h, false
+	case h.repeated.IsZero():
+		if read.After(h.Since) {
+			h.repeated = read
+		}
+		return h, true
+	default:
+		return h, now.Before(until) || read.Before(until) || !read.After(h.repeated)
+	}
+}
+
+// serves reports whether a service has servers.
+func serves(list []*catalog.Service, key catalog.Key) bool {
+	s := find(list, key)
+	return s != nil && len(s.Servers) > 0
+}
+
+func find(list []*catalog.Service, key catalog.Key) *catalog.Service {
+	i, ok := slices.BinarySearchFunc(list, key, func(s *catalog.Service, k catalog.Key) int { return s.Key.Compare(k) })
+	if !ok {
+		return nil
+	}
+	return list[i]
+}
+
+func has(s *catalog.Service, addr netip.AddrPort) bool {
+	_, ok := slices.BinarySearchFunc(s.Servers, addr, func(v catalog.Server, a netip.AddrPort) int { return v.Addr.Compare(a) })
+	return ok
+}
+
+// withHeld gives what the source tells with what is held. A service that counted before in the same form stays the same.
+func (k Kept) withHeld(before []*catalog.Service) []*catalog.Service {
+	out, rest := make([]*catalog.Service, 0, len(k.told)+len(k.Held)), k.told
+	for held := k.Held; len(held) > 0; {
+		key := held[0].Service.Key
+		n := len(held)
+		if i := slices.IndexFunc(held, func(h Held) bool { return h.Service.Key != key }); i >= 0 {
+			n = i
+		}
+		at, told := slices.BinarySearchFunc(rest, key, func(s *catalog.Service, k catalog.Key) int { return s.Key.Compare(k) })
+		out = append(out, rest[:at]...)
+		of := catalog.Service{}
+		if rest = rest[at:]; told {
+			of, rest = *rest[0], rest[1:]
+		} else {
+			of = *held[0].Service
+			of.Servers = nil
+		}
+		of.Servers = slices.Clone(of.Servers)
+		for _, h := range held[:n] {
+			h.Server.Check = true
+			of.Servers = append(of.Servers, h.Server)
+		}
+		next := of.Canonical()
+		if was := find(before, key); was != nil && was.Equal(next) {
+			next = was
+		}
+		out, held = append(out, next), held[n:]
+	}
+	return append(out, rest...)
+}
+
+// maxNamed is how many services a problem names.
+const maxNamed = 5
+
+// Problems tells what is held of a source.
+func (g Guard) Problems(k Kept, source string) []catalog.Problem {
+	if len(k.Held) == 0 {
+		return nil
+	}
+	var names []string
+	until := k.Held[0].Since
+	for _, h := range k.Held {
+		if name := h.Service.Title(); len(names) == 0 || names[len(names)-1] != name {
+			names = append(names, name)
+		}
+		if h.Since.After(until) {
+			until = h.Since
+		}
+	}
+	if more := len(names) - maxNamed; more > 0 {
+		names = append(names[:maxNamed], fmt.Sprintf("%d others", more))
+	}
+	return []catalog.Problem{{Source: source, Subject: "guard", Reason: fmt.Sprintf(
+		"%d servers that nothing said have ended are missing in its answers, of %s; they are kept, and checked, until it has repeated that beyond %s; `proxymatic ack` lets them go at once",
+		len(k.Held), strings.Join(names, ", "), until.Add(g.Hold).UTC().Format(time.TimeOnly+" MST"))}}
+}
