@@ -155,6 +155,14 @@ func (s Snapshot) Reading() time.Time {
 // Places are addresses of services' servers. They are never written to once they were handed on.
 type Places map[Key]map[netip.AddrPort]bool
 
+// Add puts a place in, while the places are being made.
+func (p Places) Add(key Key, addr netip.AddrPort) {
+	if p[key] == nil {
+		p[key] = map[netip.AddrPort]bool{}
+	}
+	p[key][addr] = true
+}
+
 // Sort puts services into canonical order, each with its servers in theirs: one whose servers are not makes room for a new one. It
 // sorts in place: the caller owns the list, while the services may be others' too.
 func Sort(services []*Service) {

@@ -26,7 +26,9 @@ type fleet struct {
 	unlisted   map[string]words             // what was said of apps that are not known
 	told       map[string]bool              // apps of which events have said something that does not count yet
 	listed     time.Time                    // when the last list was asked for
-	report     []catalog.Problem            // all problems, sorted; nil when they are to be collected anew
+	absent     absences
+	missed     catalog.Places    // of them; nil when it is to be collected anew
+	report     []catalog.Problem // all problems, sorted; nil when they are to be collected anew
 }
 
 // entry is one app.
@@ -50,7 +52,7 @@ type reading struct {
 
 func newFleet(source string, groupSize int) *fleet {
 	return &fleet{source: source, groupSize: groupSize, apps: map[string]entry{}, ended: map[string]time.Time{}, beliefs: beliefs{},
-		versions: map[versionKey]versionAnswer{}, hosts: map[string]hostname.Answer{}, board: newBoard(), complaints: map[string][]catalog.Problem{}, unlisted: map[string]words{}, told: map[string]bool{}}
+		versions: map[versionKey]versionAnswer{}, hosts: map[string]hostname.Answer{}, board: newBoard(), complaints: map[string][]catalog.Problem{}, unlisted: map[string]words{}, told: map[string]bool{}, absent: absences{}}
 }
 
 func (f *fleet) world(now time.Time) world {
@@ -101,6 +103,7 @@ func (f *fleet) renewed(list reading, now time.Time) (next *fleet, differing []s
 	next = newFleet(f.source, f.groupSize)
 	next.beliefs, next.versions, next.hosts, next.bad = f.beliefs, list.versions, list.hosts, list.problems
 	next.listed = list.asked
+	next.remember(f.absent, now)
 	for id, until := range f.ended {
 		if list.asked.Before(until) {
 			next.ended[id] = until
@@ -126,10 +129,14 @@ func (f *fleet) renewed(list reading, now time.Time) (next *fleet, differing []s
 			differing = append(differing, a.ID)
 		}
 		next.set(e, now)
+		next.compare(known, a, now)
 	}
-	for _, known := range f.apps {
-		if known.asked.After(list.asked) {
+	for id, known := range f.apps {
+		switch _, listed := next.apps[id]; {
+		case known.asked.After(list.asked):
 			next.keep(f, known, now)
+		case !listed && next.ended[id].IsZero():
+			next.compare(known, app{}, now)
 		}
 	}
 	next.beliefs.forget(now)
@@ -186,6 +193,7 @@ func (f *fleet) visited(one reading, now time.Time) finding {
 	var other bool
 	e.app, other = e.words.correct(a)
 	offersOthers := f.set(e, now)
+	f.compare(known, a, now)
 	switch {
 	case other:
 		return differs

@@ -38,6 +38,7 @@ func (f *fleet) hear(e event, now time.Time) look {
 	case e.Type == "instance_health_changed_event" && e.Healthy != nil:
 		return f.hearHealth(e, *e.Healthy, now)
 	case e.Type == "unhealthy_task_kill_event", e.Type == "unhealthy_instance_kill_event":
+		f.heardOf(e)
 		return f.hearGone(e, now)
 	case e.Type == "app_terminated_event":
 		return f.hearEnd(e.AppID, now)
@@ -59,6 +60,7 @@ func (f *fleet) hearStatus(e event, now time.Time) look {
 	case "":
 		return atOnce
 	default:
+		f.heardOf(e)
 		return f.hearGone(e, now)
 	}
 }
@@ -133,6 +135,7 @@ func byKey(offers []offer) map[catalog.Key]int {
 func (f *fleet) hearEnd(id string, now time.Time) look {
 	_, known := f.apps[id]
 	f.ended[id] = now.Add(goneHolds)
+	f.absentNow(id, nil)
 	if !known {
 		return nothing
 	}
@@ -176,6 +179,7 @@ func (f *fleet) hearHealth(e event, alive bool, now time.Time) look {
 		return atOnce
 	}
 	if !alive {
+		f.heardOf(e)
 		return f.hearSick(known, e, now)
 	}
 	said := known.words.of(e.instance(), now)

@@ -1,0 +1,93 @@
+package marathon
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// absences are tasks that answers do not list any more though nothing said that they ended, by app and id: a standby, or a leader
+// that has just begun, lists too few. Inner maps are replaced, never written to.
+type absences map[string]map[string]absence
+
+// absence is one such task.
+type absence struct {
+	since  time.Time
+	offers []offer // what it alone served
+}
+
+// longestAbsence is how long a task is remembered that answers do not list.
+const longestAbsence = time.Hour
+
+// compare notes which of the tasks that served an answer does not list. Whatever an answer says of a task, it is not absent.
+func (f *fleet) compare(known entry, answer app, now time.Time) {
+	id := known.app.ID
+	next := maps.Clone(f.absent[id])
+	for _, t := range answer.tasks {
+		delete(next, t.ID)
+	}
+	for _, t := range known.app.tasks {
+		if slices.ContainsFunc(answer.tasks, func(o task) bool { return o.ID == t.ID }) {
+			continue
+		}
+		alone := known.app
+		alone.tasks = []task{t}
+		if offers := route(alone, f.world(now)).offers; countServers(offers) > 0 {
+			if next == nil {
+				next = map[string]absence{}
+			}
+			next[t.ID] = absence{now, offers}
+		}
+	}
+	f.absentNow(id, next)
+}
+
+// absentNow replaces what is absent of an app.
+func (f *fleet) absentNow(id string, now map[string]absence) {
+	if len(now)+len(f.absent[id]) == 0 {
+		return
+	}
+	f.missed = nil
+	if len(now) == 0 {
+		delete(f.absent, id)
+		return
+	}
+	f.absent[id] = now
+}
+
+// heardOf takes in that an event told of a task's end or health: if it was absent, it is known again what became of it.
+func (f *fleet) heardOf(e event) {
+	for _, id := range e.apps() {
+		next := maps.Clone(f.absent[id])
+		maps.DeleteFunc(next, func(task string, _ absence) bool { return task == e.TaskID || instanceOf(task) == e.instance() })
+		f.absentNow(id, next)
+	}
+}
+
+// remember takes over what another fleet knows of absent tasks, apart from those that have been so for long.
+func (f *fleet) remember(from absences, now time.Time) {
+	for id, some := range from {
+		next := maps.Clone(some)
+		maps.DeleteFunc(next, func(_ string, a absence) bool { return now.Sub(a.since) >= longestAbsence })
+		f.absentNow(id, next)
+	}
+}
+
+// missing gives the places that the absent tasks served.
+func (f *fleet) missing() catalog.Places {
+	if f.missed == nil && len(f.absent) > 0 {
+		f.missed = catalog.Places{}
+		for _, some := range f.absent {
+			for _, a := range some {
+				for _, o := range a.offers {
+					for _, v := range o.service.Servers {
+						f.missed.Add(o.service.Key, v.Addr)
+					}
+				}
+			}
+		}
+	}
+	return f.missed
+}

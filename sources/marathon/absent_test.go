@@ -1,0 +1,115 @@
+package marathon
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+// placesOf gives places as text, sorted.
+func placesOf(p catalog.Places) string {
+	var services []*catalog.Service
+	for key, addrs := range p {
+		s := &catalog.Service{Key: key}
+		for a := range addrs {
+			s.Servers = append(s.Servers, catalog.Server{Addr: a, Weight: catalog.DefaultWeight})
+		}
+		services = append(services, s)
+	}
+	catalog.Sort(services)
+	var out []string
+	for _, s := range services {
+		for _, v := range s.Servers {
+			out = append(out, s.Key.String()+" "+v.String())
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func TestWhatAnswersLackThoughNothingSaidThatItEndedIsMissing(t *testing.T) {
+	const (
+		one     = "8300/tcp 10.0.0.1:31000"
+		killed  = `{"eventType":"status_update_event","appId":"/a","taskStatus":"TASK_KILLED","taskId":"a.u1"}`
+		failed  = `{"eventType":"status_update_event","appId":"/a","taskStatus":"TASK_FAILED","instanceId":"a.marathon-u1"}`
+		sick    = `{"eventType":"health_status_changed_event","appId":"/a","taskId":"a.u1","alive":false}`
+		another = `{"eventType":"status_update_event","appId":"/a","taskStatus":"TASK_KILLED","taskId":"a.u2"}`
+		ended   = `{"eventType":"app_terminated_event","appId":"/a"}`
+	)
+	none := plainA[:strings.Index(plainA, `"tasks":`)] + `"tasks":[]}`
+	for name, c := range map[string]struct {
+		before string // an event before the answer
+		answer string
+		after  string // and after it
+		then   string // a list at last
+		want   string
+	}{
+		"a task":                       {answer: none, want: one},
+		"an app":                       {answer: "", want: one},
+		"a task that is listed":        {answer: plainA},
+		"one that was killed":          {before: killed, answer: none},
+		"one that is killed later":     {answer: none, after: killed},
+		"one that is sick later":       {answer: none, after: sick},
+		"one that fails, by instance":  {answer: none, after: failed},
+		"another one is killed":        {answer: none, after: another, want: one},
+		"an app that ended":            {before: ended, answer: ""},
+		"an app that ends later":       {answer: "", after: ended},
+		"one that is listed as killed": {answer: strings.Replace(plainA, "TASK_RUNNING", "TASK_KILLED", 1)},
+		"one that comes back":          {answer: none, then: plainA},
+		"one that comes back as dead":  {answer: none, then: strings.Replace(plainA, "TASK_RUNNING", "TASK_LOST", 1)},
+		"one that stays away":          {answer: none, then: none, want: one},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := start()
+			f := fleetOf(t, plainA, now)
+			tell := func(e string) {
+				if e != "" {
+					told(t, f, e, now)
+				}
+			}
+			tell(c.before)
+			now = now.Add(time.Second)
+			f, _ = f.renewed(list(t, c.answer, now), now)
+			tell(c.after)
+			if c.then != "" {
+				now = now.Add(time.Second)
+				f, _ = f.renewed(list(t, c.then, now), now)
+			}
+			if diff := cmp.Diff(c.want, placesOf(f.missing())); diff != "" {
+				t.Errorf("list: -want +got:\n%s", diff)
+			}
+			if c.answer == "" {
+				return
+			}
+			f = fleetOf(t, plainA, start())
+			tell(c.before)
+			f.visited(visitOf(t, c.answer, now), now)
+			tell(c.after)
+			if c.then != "" {
+				now = now.Add(time.Second)
+				f.visited(visitOf(t, c.then, now), now)
+			}
+			if diff := cmp.Diff(c.want, placesOf(f.missing())); diff != "" {
+				t.Errorf("visit: -want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAbsentTasksAreForgottenAfterAnHour(t *testing.T) {
+	now := start()
+	f, _ := fleetOf(t, plainA, now).renewed(list(t, "", now.Add(time.Second)), now.Add(time.Second))
+	for _, c := range []struct {
+		after time.Duration
+		want  string
+	}{{longestAbsence, "8300/tcp 10.0.0.1:31000"}, {longestAbsence + time.Second, ""}} {
+		at := now.Add(c.after)
+		f, _ = f.renewed(list(t, "", at), at)
+		if got := placesOf(f.missing()); got != c.want {
+			t.Errorf("after %s %q is missing, want %q", c.after, got, c.want)
+		}
+	}
+}
