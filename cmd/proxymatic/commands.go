@@ -33,6 +33,7 @@ func (p program) commands() map[string]command {
 		"services":    {offers: true, do: p.services},
 		"plan":        {offers: true, do: p.plan},
 		"render":      {offers: true, do: p.render},
+		"ack":         {do: p.ack},
 		"validate":    {do: p.validate},
 		"healthcheck": {do: p.healthcheck},
 		"version":     {bare: true, do: p.version},

@@ -225,7 +225,7 @@ func (p proxy) Plan(_ context.Context, want []*catalog.Service) (catalog.Report,
 func asked(t *testing.T, answer planned, args ...string) result {
 	t.Helper()
 	dir := t.TempDir()
-	stop, err := serveControl(filepath.Join(dir, "control.sock"), func(context.Context) planned { return answer }, nil)
+	stop, err := control{plan: func(context.Context) planned { return answer }}.serve(filepath.Join(dir, "control.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +273,7 @@ func TestPlanWithoutARun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, socket := range []string{dead, dead + ".missing"} {
-		if _, running, err := askRun(t.Context(), socket); running || err != nil {
+		if _, running, err := askForPlan(t.Context(), socket); running || err != nil {
 			t.Errorf("%s: got running %v, %v, want that there is none", filepath.Base(socket), running, err)
 		}
 	}

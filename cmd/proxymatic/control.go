@@ -11,6 +11,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // planLimit is how long a run works on a plan for a client that sets no limit itself.
@@ -19,9 +21,16 @@ const planLimit = time.Minute
 // handOverWait is how long a successor waits for a run that is just reading its configuration.
 const handOverWait = 5 * time.Second
 
-// serveControl answers GET /plan on a Unix socket, and gives those who want to take over to leases, until stop is called, which
+// control is what others may ask of a run.
+type control struct {
+	plan   func(context.Context) planned
+	ack    func() []catalog.Problem
+	leases chan<- *lease
+}
+
+// serve answers GET /plan and POST /ack on a Unix socket, and gives those who want to take over to leases, until stop is called, which
 // waits for the end. The caller holds the lock of the directory, so that a socket that is there already is a dead one.
-func serveControl(path string, plan func(context.Context) planned, leases chan<- *lease) (stop func(), err error) {
+func (c control) serve(path string) (stop func(), err error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove the old control socket: %w", err)
 	}
@@ -37,7 +46,11 @@ func serveControl(path string, plan func(context.Context) planned, leases chan<-
 		ctx, cancel := context.WithTimeout(r.Context(), planLimit)
 		defer cancel()
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(plan(ctx)) // a client that left misses its answer, nobody else does
+		_ = json.NewEncoder(w).Encode(c.plan(ctx)) // a client that left misses its answer, nobody else does
+	})
+	mux.HandleFunc("POST /ack", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(orEmpty(c.ack())) // as above
 	})
 	mux.HandleFunc("POST "+leasePath, func(w http.ResponseWriter, _ *http.Request) {
 		conn, buffered, err := http.NewResponseController(w).Hijack()
@@ -55,7 +68,7 @@ func serveControl(path string, plan func(context.Context) planned, leases chan<-
 		}
 		l := newLease(unix, buffered.Reader)
 		select {
-		case leases <- l:
+		case c.leases <- l:
 		case <-time.After(handOverWait): // another one takes over, or a configuration is read
 			l.end()
 		}
@@ -72,27 +85,27 @@ func serveControl(path string, plan func(context.Context) planned, leases chan<-
 	}, nil
 }
 
-// askRun asks the run that listens on the control socket for its plan. running is false when there is none.
-func askRun(ctx context.Context, path string) (answer planned, running bool, err error) {
+// askRun asks the run that listens on the control socket, and reads its answer. running is false when there is none.
+func askRun(ctx context.Context, path, method, what string, answer any) (running bool, err error) {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://proxymatic/plan", nil)
+	request, err := http.NewRequestWithContext(ctx, method, "http://proxymatic"+what, nil)
 	if err != nil {
-		return planned{}, false, err
+		return false, err
 	}
 	response, err := transport.RoundTrip(request)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return planned{}, false, nil
+		return false, nil
 	case errors.Is(err, fs.ErrPermission):
-		return planned{}, true, fmt.Errorf("ask the running proxymatic: %w; be its user or root", err)
+		return true, fmt.Errorf("ask the running proxymatic: %w; be its user or root", err)
 	case err != nil:
-		return planned{}, true, fmt.Errorf("ask the running proxymatic at %s: %w", path, err)
+		return true, fmt.Errorf("ask the running proxymatic at %s: %w", path, err)
 	}
-	err = json.NewDecoder(response.Body).Decode(&answer)
+	err = json.NewDecoder(response.Body).Decode(answer)
 	if err = errors.Join(err, response.Body.Close()); err != nil {
-		return planned{}, true, fmt.Errorf("read the plan of the running proxymatic: %w", err)
+		return true, fmt.Errorf("read the answer of the running proxymatic: %w", err)
 	}
-	return answer, true, nil
+	return true, nil
 }

@@ -22,6 +22,8 @@ Commands:
   plan                  print what a run would change on this host now; exits
                         with 2 when there is something
   render                print the haproxy.cfg that would be written
+  ack                   let the running proxymatic give up the servers that it
+                        holds although their source forgot them
   validate              check the configuration and the templates
   healthcheck           ask the status endpoint of a running proxymatic
   version               print the version, and those of HAproxy and pen

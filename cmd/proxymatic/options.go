@@ -25,6 +25,7 @@ type Config struct {
 	RegistratorCA, RegistratorCert, RegistratorKey string // paths; empty for none
 	RegistratorUser, RegistratorPassword           string
 
+	Guard           policy.Guard
 	RefreshInterval time.Duration
 	ExposeHost      bool
 	GroupSize       int
@@ -95,7 +96,7 @@ func into[T any](field func(*Config) *T, read func(any) (T, error)) func(*Config
 
 // options is the table that flags, environment, YAML keys, defaults, help and the shipped configuration file come from.
 func options() []option {
-	return slices.Concat(originalOptions(), newOptions(), marathonOptions(), commandOptions())
+	return slices.Concat(originalOptions(), newOptions(), guardOptions(), marathonOptions(), commandOptions())
 }
 
 // originalOptions are the Python version's, in its order and words.

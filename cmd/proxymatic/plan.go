@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -33,7 +34,7 @@ func (d *planned) add(driver string, report catalog.Report) {
 // plan prints what a run would change on this host now. One that is running is asked, since it knows more: what it
 // waits for, and what it holds back.
 func (p program) plan(ctx context.Context, c Config) (int, error) {
-	answer, running, err := askRun(ctx, c.controlSocket())
+	answer, running, err := askForPlan(ctx, c.controlSocket())
 	if err == nil && !running {
 		answer, err = planAlone(ctx, c)
 	}
@@ -61,6 +62,12 @@ func (p program) plan(ctx context.Context, c Config) (int, error) {
 		return exitOK, nil
 	}
 	return exitChanges, nil
+}
+
+// askForPlan asks the run that listens on the control socket; running is false when there is none.
+func askForPlan(ctx context.Context, path string) (answer planned, running bool, err error) {
+	running, err = askRun(ctx, path, http.MethodGet, "/plan", &answer)
+	return answer, running, err
 }
 
 // planAlone plans from what the sources say now. Like a run, it needs every one of them.

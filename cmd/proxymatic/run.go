@@ -60,6 +60,7 @@ func (r *runner) begin(c Config) (ending, error) {
 	if err := r.own(c); err != nil {
 		return nil, err
 	}
+	first.recall()
 	if c.Place > 0 {
 		r.sweep(first, append(places(c.RunDir), 0)...)
 	}
@@ -70,7 +71,7 @@ func (r *runner) begin(c Config) (ending, error) {
 // own does what only the holder of the run directory may do.
 func (r *runner) own(c Config) error {
 	var err error
-	r.stopControl, err = serveControl(c.controlSocket(), r.plan, r.leases)
+	r.stopControl, err = control{r.plan, r.acknowledge, r.leases}.serve(c.controlSocket())
 	if err = errors.Join(err, c.link()); err != nil {
 		return fmt.Errorf("--run-dir: %w", err)
 	}
@@ -127,6 +128,7 @@ func newInstance(c Config, stderr io.Writer, old *instance, beside neighbours) (
 		Sources: sources,
 		Drivers: drivers.forLoop(),
 		Policy:  c.policy(),
+		Guard:   c.guard(),
 		Resync:  c.RefreshInterval,
 		Log:     i.log,
 	})
@@ -160,6 +162,15 @@ func (i *instance) hello() {
 	i.log.Info("started", "version", b.Version, "pid", os.Getpid(), "config", i.config.File)
 }
 
+// recall lets what was saved before the start stand in for sources that cannot be read.
+func (i *instance) recall() {
+	saved, err := loadState(i.config.stateFile())
+	if err != nil {
+		i.log.Warn("what the sources told before the start is not known", "err", err)
+	}
+	i.loop.StandIn(saved)
+}
+
 // ending stops an instance and waits for that. It first says so on the status endpoint when terminating, and then calls last,
 // while the endpoint still answers.
 type ending func(terminating bool, last func() error) error
@@ -170,7 +181,9 @@ func (i *instance) start() ending {
 	statusCtx, stopStatus := context.WithCancel(context.Background())
 	loopEnded := make(chan error, 1)
 	go func() { loopEnded <- i.loop.Run(loopCtx) }()
-	var serving sync.WaitGroup
+	savingCtx, stopSaving := context.WithCancel(context.Background())
+	var saving, serving sync.WaitGroup
+	saving.Go(func() { i.saveState(savingCtx) })
 	if i.status != nil {
 		serving.Go(func() { _ = i.status.Run(statusCtx) }) // retries by itself and returns nil
 	}
@@ -179,7 +192,10 @@ func (i *instance) start() ending {
 			i.status.SetTerminating()
 		}
 		stopLoop()
-		err := errors.Join(<-loopEnded, last())
+		err := <-loopEnded
+		stopSaving()
+		saving.Wait()
+		err = errors.Join(err, last())
 		stopStatus()
 		serving.Wait()
 		return err

@@ -133,7 +133,7 @@ func TestRunEndsOnASignal(t *testing.T) {
 func TestRunAnswersPlanAndHoldsItsDirectory(t *testing.T) {
 	r := newRunning(t, "status-endpoint: ''")
 	r.log.next(t, "started")
-	if _, running, err := askRun(t.Context(), r.dir+"/run/deep/control.sock"); !running || err != nil {
+	if _, running, err := askForPlan(t.Context(), r.dir+"/run/deep/control.sock"); !running || err != nil {
 		t.Errorf("plan: got running %v, %v", running, err)
 	}
 	if info, err := os.Stat(r.dir + "/run/deep/control.sock"); err != nil || info.Mode().Perm() != 0o600 {
@@ -196,7 +196,7 @@ func TestHUP(t *testing.T) {
 		conn.Close()
 		t.Error("the old status endpoint still answers")
 	}
-	if _, running, err := askRun(t.Context(), r.dir+"/run/deep/control.sock"); !running || err != nil {
+	if _, running, err := askForPlan(t.Context(), r.dir+"/run/deep/control.sock"); !running || err != nil {
 		t.Errorf("plan after HUP: got running %v, %v", running, err)
 	}
 	r.end(t, syscall.SIGTERM, 0)
@@ -317,7 +317,7 @@ func TestHUPWhileMarathonIsDownContinues(t *testing.T) {
 		r.configure(t, "status-endpoint: "+endpoint+"\n"+settings)
 		r.signals <- syscall.SIGHUP
 		r.log.next(t, "configuration read again")
-		answer, running, err := askRun(t.Context(), r.dir+"/run/deep/control.sock")
+		answer, running, err := askForPlan(t.Context(), r.dir+"/run/deep/control.sock")
 		if !running || err != nil || strings.Contains(answer.Error, "never read") {
 			t.Errorf("%s: plan %+v, %v, %v, want one made from what was known", settings, answer, running, err)
 		}

@@ -78,6 +78,13 @@ func (c Config) policy() policy.Policy {
 	return policy.Policy{ExposeHost: c.ExposeHost, Check: c.HAProxyCheck, Reserved: c.reserved()}
 }
 
+// guard gives the guard against sources that forget. It waits for two refreshes at least, with what they may take.
+func (c Config) guard() policy.Guard {
+	g := c.Guard
+	g.Hold = max(g.Hold, 2*c.RefreshInterval)
+	return g
+}
+
 // reserved gives the ports that proxymatic itself listens on, and the flag that moves each.
 func (c Config) reserved() map[catalog.Key]string {
 	own := map[catalog.Key]string{}

@@ -118,7 +118,7 @@ func (h Held) compare(o Held) int {
 func (g Guard) doubt(h Held, s catalog.Snapshot, now time.Time) (Held, bool) {
 	read, until := s.Reading(), h.Since.Add(g.Hold)
 	switch {
-	case !h.adopted && !s.Missing[h.Service.Key][h.Server.Addr]:
+	case s.Certain, !h.adopted && !s.Missing[h.Service.Key][h.Server.Addr]:
 		return h, false
 	case h.repeated.IsZero():
 		if read.After(h.Since) {

@@ -149,10 +149,11 @@ func TestGuardOfWhatWasKnownBefore(t *testing.T) {
 		age        time.Duration
 		told, want string
 	}{
-		"just now, nothing":    {time.Second, "", "80:1!,2!,3! 81:4!,5!,6! 82:7!"},
-		"just now, few":        {time.Second, "80:1", "80:1,2!,3! 81:4!,5!,6! 82:7!"},
-		"yesterday, few":       {24 * time.Hour, "80:1", "80:1 81:4!,5!,6! 82:7!"},
-		"yesterday, all moved": {24 * time.Hour, "80:8 81:9 82:10", "80:8 81:9 82:10"},
+		"just now, nothing":                     {time.Second, "", "80:1!,2!,3! 81:4!,5!,6! 82:7!"},
+		"just now, few":                         {time.Second, "80:1", "80:1,2!,3! 81:4!,5!,6! 82:7!"},
+		"yesterday, few":                        {24 * time.Hour, "80:1", "80:1 81:4!,5!,6! 82:7!"},
+		"yesterday, all moved":                  {24 * time.Hour, "80:8 81:9 82:10", "80:8 81:9 82:10"},
+		"just now, of a source that is certain": {time.Second, "80:1", "80:1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kept := guard.Adopt(list(known), now.Add(-c.age), now)
@@ -161,7 +162,7 @@ func TestGuardOfWhatWasKnownBefore(t *testing.T) {
 			}
 			for i, want := range []string{c.want, c.want, short(list(c.told))} {
 				at := now.Add(time.Duration(i) * time.Minute)
-				kept = guard.Next(kept, catalog.Snapshot{Services: list(c.told), Succeeded: at}, at)
+				kept = guard.Next(kept, catalog.Snapshot{Services: list(c.told), Succeeded: at, Certain: strings.Contains(name, "certain")}, at)
 				if got := short(kept.Services); got != want {
 					t.Errorf("after reading %d %s counts, want %s", i+1, got, want)
 				}

@@ -36,6 +36,7 @@ type Pass struct {
 // SourceState is how one source fares.
 type SourceState struct {
 	Name      string
+	Priority  int
 	Succeeded time.Time          // when its services were read; zero if never
 	Heard     time.Time          // when it last gave any sign of life
 	Event     time.Time          // when it last told of something by itself; zero if never
@@ -119,7 +120,7 @@ func (l *Loop) sourceStates() []SourceState {
 	states := make([]SourceState, 0, len(l.cfg.Sources))
 	for _, source := range l.cfg.Sources {
 		s := l.snaps[source.Name()]
-		states = append(states, SourceState{Name: source.Name(), Succeeded: s.Succeeded, Heard: s.Heard, Event: s.Event, Err: s.Err,
+		states = append(states, SourceState{Name: source.Name(), Priority: s.Priority, Succeeded: s.Succeeded, Heard: s.Heard, Event: s.Event, Err: s.Err,
 			Services: l.kept[source.Name()].Services, Held: len(l.kept[source.Name()].Held)})
 	}
 	return states

@@ -136,6 +136,7 @@ type Snapshot struct {
 	Priority  int // of two sources that claim one port, the higher wins
 	Services  []*Service
 	Problems  []Problem
+	Certain   bool      // what it does not tell of is gone for sure, whatever was known before
 	Missing   Places    // servers that it does not tell of any more, though nothing said that they ended
 	Listed    time.Time // when all services were last read at once; zero where they always are
 	Succeeded time.Time // when Services was read from the source

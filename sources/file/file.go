@@ -128,7 +128,7 @@ func (s *Source) snapshot(text []byte) (catalog.Snapshot, error) {
 		return catalog.Snapshot{}, fmt.Errorf("%s: %w", s.path, err)
 	}
 	now := time.Now()
-	return catalog.Snapshot{Source: Name, Priority: Priority, Services: services, Problems: problems, Succeeded: now, Heard: now}, nil
+	return catalog.Snapshot{Source: Name, Priority: Priority, Services: services, Problems: problems, Certain: true, Succeeded: now, Heard: now}, nil
 }
 
 // text reads the whole file by its path, so that whatever the path leads to now is what counts.

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/meltwater/proxymatic/runtime/host"
+	"github.com/meltwater/proxymatic/runtime/reconcile"
+	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/file"
+)
+
+const (
+	stateFormat = 1
+	saveEvery   = 10 * time.Second // at most
+	unusable    = ".unusable"      // is added to the name of a state file that cannot be read
+)
+
+// state is the file in the state directory: what counted of each source last. It stands in for sources that cannot be read at the
+// next start.
+type state struct {
+	Format  int             `json:"format"`
+	Sum     string          `json:"sha256"` // of Sources as they stand there
+	Sources json.RawMessage `json:"sources"`
+}
+
+func (c Config) stateFile() string { return filepath.Join(c.StateDir, "services.json") }
+
+// loadState gives what was saved; nothing when nothing was. A file that cannot be used is set aside.
+func loadState(path string) ([]catalog.Snapshot, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	snaps, err := parseState(text)
+	if err != nil {
+		err = fmt.Errorf("%s: %w; it is now %s", path, err, path+unusable)
+		return nil, errors.Join(err, os.Rename(path, path+unusable))
+	}
+	return snaps, nil
+}
+
+func parseState(text []byte) ([]catalog.Snapshot, error) {
+	var s state
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, err
+	}
+	switch {
+	case s.Format != stateFormat:
+		return nil, fmt.Errorf("format %d, where this version writes %d", s.Format, stateFormat)
+	case s.Sum != sum(s.Sources):
+		return nil, errors.New("its checksum is wrong: it was cut or changed")
+	}
+	var list []snapshotJSON
+	if err := json.Unmarshal(s.Sources, &list); err != nil {
+		return nil, err
+	}
+	var snaps []catalog.Snapshot
+	for _, j := range list {
+		snap, err := j.snapshot()
+		if err != nil {
+			return nil, err
+		}
+		snaps = append(snaps, snap)
+	}
+	return snaps, nil
+}
+
+func sum(text []byte) string {
+	digest := sha256.Sum256(text)
+	return hex.EncodeToString(digest[:])
+}
+
+// stateText gives the file. The services file is not in it: that is at hand itself.
+func stateText(sources []reconcile.SourceState) ([]byte, error) {
+	list := []snapshotJSON{}
+	for _, s := range sources {
+		if s.Name != file.Name && !s.Succeeded.IsZero() {
+			list = append(list, snapshotToJSON(catalog.Snapshot{Source: s.Name, Priority: s.Priority, Services: s.Services, Succeeded: s.Succeeded}))
+		}
+	}
+	raw, err := json.Marshal(list)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(state{Format: stateFormat, Sum: sum(raw), Sources: raw})
+}
+
+// saveState writes down what counts of the sources, whenever that has changed, until ctx ends and once more then.
+func (i *instance) saveState(ctx context.Context) {
+	var saved []reconcile.SourceState
+	var failed string
+	ticker := time.NewTicker(saveEvery)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+		}
+		now := i.loop.Pass().Sources
+		if slices.EqualFunc(saved, now, savedAlike) {
+			continue
+		}
+		text, err := stateText(now)
+		if err == nil {
+			err = host.WriteFile(i.config.stateFile(), text)
+		}
+		if err == nil {
+			saved, failed = now, ""
+			continue
+		}
+		if err.Error() != failed {
+			i.log.Warn("what the sources told is not saved for the next start; it is tried again", "err", err)
+		}
+		failed = err.Error()
+	}
+}
+
+// savedAlike reports whether nothing of a source has to be written down anew.
+func savedAlike(a, b reconcile.SourceState) bool {
+	return a.Name == b.Name && a.Succeeded.IsZero() == b.Succeeded.IsZero() && catalog.SameList(a.Services, b.Services)
+}
