@@ -49,8 +49,9 @@ type SourceJSON struct {
 	LastEvent   *time.Time `json:"last_event"`
 	AgeSeconds  *float64   `json:"age_seconds"` // since the last success
 	Error       string     `json:"error,omitempty"`
-	Services    int        `json:"services"` // in the last good answer
+	Services    int        `json:"services"` // that count of it: those of the last good answer, and what is held
 	Servers     int        `json:"servers"`
+	Held        int        `json:"held"` // servers among them that it does not tell of any more, though nothing said that they ended
 }
 
 // DriverJSON is how one driver fares.
@@ -101,7 +102,7 @@ func statusJSON(pass *reconcile.Pass, state string, cfg Config, now time.Time) S
 
 func sourceJSON(s reconcile.SourceState, now time.Time) SourceJSON {
 	j := SourceJSON{Name: s.Name, Up: sourceUp(s), LastSuccess: moment(s.Succeeded), LastHeard: moment(s.Heard),
-		LastEvent: moment(s.Event), Error: s.Err, Services: len(s.Services), Servers: catalog.CountServers(s.Services)}
+		LastEvent: moment(s.Event), Error: s.Err, Services: len(s.Services), Servers: catalog.CountServers(s.Services), Held: s.Held}
 	if !s.Succeeded.IsZero() {
 		age := now.Sub(s.Succeeded).Seconds()
 		j.AgeSeconds = &age

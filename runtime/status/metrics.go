@@ -25,7 +25,7 @@ func metricsHandler(cfg Config) http.Handler {
 // what is gone.
 type collector struct {
 	cfg                                                             Config
-	build, sourceUp, sourceSuccess, sourceHeard, sourceEvent        *prometheus.Desc
+	build, sourceUp, sourceSuccess, sourceHeard, sourceEvent, held  *prometheus.Desc
 	services, servers, problems                                     *prometheus.Desc
 	passes, passSeconds, driverUp, changes, reloads, driftsRepaired *prometheus.Desc
 }
@@ -41,6 +41,7 @@ func newCollector(cfg Config) *collector {
 		sourceSuccess:  desc("source_last_success_timestamp_seconds", "When the source was last read; 0 if never.", "source"),
 		sourceHeard:    desc("source_last_heard_timestamp_seconds", "When the source last gave a sign of life; 0 if never.", "source"),
 		sourceEvent:    desc("source_last_event_timestamp_seconds", "When the source last told of something by itself; 0 if never.", "source"),
+		held:           desc("source_held_servers", "Servers that count though the source does not tell of them any more.", "source"),
 		services:       desc("services", "Services that this host should offer."),
 		servers:        desc("servers", "Servers behind the services that this host should offer."),
 		problems:       desc("problems", "What cannot be used or served now, by who noticed it.", "source"),
@@ -55,7 +56,7 @@ func newCollector(cfg Config) *collector {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.build, c.sourceUp, c.sourceSuccess, c.sourceHeard, c.sourceEvent, c.services, c.servers, c.problems,
+	for _, d := range []*prometheus.Desc{c.build, c.sourceUp, c.sourceSuccess, c.sourceHeard, c.sourceEvent, c.held, c.services, c.servers, c.problems,
 		c.passes, c.passSeconds, c.driverUp, c.changes, c.reloads, c.driftsRepaired} {
 		out <- d
 	}
@@ -77,6 +78,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(out, c.sourceSuccess, seconds(s.Succeeded), s.Name)
 		gauge(out, c.sourceHeard, seconds(s.Heard), s.Name)
 		gauge(out, c.sourceEvent, seconds(s.Event), s.Name)
+		gauge(out, c.held, float64(s.Held), s.Name)
 	}
 	for _, d := range pass.Drivers {
 		c.collectDriver(out, d)

@@ -36,7 +36,7 @@ func good() *reconcile.Pass {
 	return &reconcile.Pass{
 		At: at(5), Applied: true, Passes: 7, Took: 1500 * time.Microsecond, Want: services,
 		Problems: []catalog.Problem{{Source: "policy", Subject: "81/tcp", Reason: "<b>taken</b>"}},
-		Sources:  []reconcile.SourceState{{Name: "marathon", Succeeded: at(4), Heard: at(5), Event: at(3), Services: services}},
+		Sources:  []reconcile.SourceState{{Name: "marathon", Succeeded: at(4), Heard: at(5), Event: at(3), Services: services, Held: 2}},
 		Drivers: []reconcile.DriverState{{Name: "haproxy", Applied: true, Succeeded: at(5), Reloads: 1, Drift: 2,
 			Changes: map[string]int{"add server": 3},
 			Report:  catalog.Report{Changes: []catalog.Change{add}, Facts: []catalog.Fact{{Name: "version", Value: "2.6.12"}}}}},
@@ -129,7 +129,7 @@ func TestJSONAnswers(t *testing.T) {
 		{"/api/v1/status", failing(), `{"state":"OK","not_ready":["driver haproxy: no socket"],"version":"1.2.0","commit":"abc",
 			"pass":{"at":"2026-01-02T03:04:05Z","duration_seconds":0.0015,"count":7},"wanted":{"services":1,"servers":1},
 			"sources":[{"name":"marathon","up":false,"last_success":"2026-01-02T03:04:04Z","last_heard":"2026-01-02T03:04:05Z","last_event":"2026-01-02T03:04:03Z",
-				"age_seconds":N,"error":"no route","services":1,"servers":1}],
+				"age_seconds":N,"error":"no route","services":1,"servers":1,"held":2}],
 			"drivers":[{"name":"haproxy","up":false,"applied":true,"last_success":"2026-01-02T03:04:05Z","error":"no socket",
 				"reloads":1,"drift_repaired":2,"changes":{"add server":3},
 				"last_changes":[{"service":"web 80/tcp","server":"10.0.0.1:31000","action":"add server"}],"problems":[],
@@ -138,7 +138,7 @@ func TestJSONAnswers(t *testing.T) {
 			"problems":[{"source":"policy","subject":"81/tcp","reason":"<b>taken</b>"}]}`},
 		{"/api/v1/status", fresh(), `{"state":"INITIALIZING","not_ready":["INITIALIZING","source marathon was not read yet"],
 			"version":"1.2.0","commit":"abc","pass":{"at":null,"duration_seconds":0,"count":0},"wanted":{"services":0,"servers":0},
-			"sources":[{"name":"marathon","up":false,"last_success":null,"last_heard":null,"last_event":null,"age_seconds":null,"services":0,"servers":0}],
+			"sources":[{"name":"marathon","up":false,"last_success":null,"last_heard":null,"last_event":null,"age_seconds":null,"services":0,"servers":0,"held":0}],
 			"drivers":[{"name":"haproxy","up":false,"applied":false,"last_success":null,"reloads":0,"drift_repaired":0,"changes":{},
 				"last_changes":[],"problems":[],"facts":[]}],"reloads":[],"problems":[]}`},
 	} {
@@ -168,6 +168,7 @@ proxymatic_problems{source="policy"} 1
 proxymatic_reloads_total{driver="haproxy"} 1
 proxymatic_servers 1
 proxymatic_services 1
+proxymatic_source_held_servers{source="marathon"} 2
 proxymatic_source_last_event_timestamp_seconds{source="marathon"} 1.767323043e+09
 proxymatic_source_last_heard_timestamp_seconds{source="marathon"} 1.767323045e+09
 proxymatic_source_last_success_timestamp_seconds{source="marathon"} 1.767323044e+09
