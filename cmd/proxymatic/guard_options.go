@@ -14,5 +14,8 @@ func guardOptions() []option {
 		{name: "guard-hold", env: "GUARD_HOLD", arg: "TIME", def: "60s",
 			help: "How long the source must repeat it before they go; at least two refresh intervals",
 			set:  into(func(c *Config) *time.Duration { return &c.Guard.Hold }, duration)},
+		{name: "flap-limit", env: "FLAP_LIMIT", arg: "N", def: "6",
+			help: "Hold a server out, with growing pauses, that comes more often than this within a minute, while others serve; 0 never does",
+			set:  into(func(c *Config) *int { return &c.FlapLimit }, noneUpTo(1000))},
 	}
 }

@@ -26,6 +26,7 @@ type Config struct {
 	RegistratorUser, RegistratorPassword           string
 
 	Guard           policy.Guard
+	FlapLimit       int
 	RefreshInterval time.Duration
 	ExposeHost      bool
 	GroupSize       int

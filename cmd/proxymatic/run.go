@@ -129,6 +129,7 @@ func newInstance(c Config, stderr io.Writer, old *instance, beside neighbours) (
 		Drivers: drivers.forLoop(),
 		Policy:  c.policy(),
 		Guard:   c.guard(),
+		Flaps:   c.FlapLimit,
 		Resync:  c.RefreshInterval,
 		Log:     i.log,
 	})

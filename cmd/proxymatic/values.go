@@ -132,6 +132,16 @@ func upTo(most int) func(any) (int, error) {
 	}
 }
 
+// noneUpTo reads a whole number from 0, which turns something off, to most.
+func noneUpTo(most int) func(any) (int, error) {
+	return func(raw any) (int, error) {
+		if text, err := word(raw); err == nil && text == "0" {
+			return 0, nil
+		}
+		return upTo(most)(raw)
+	}
+}
+
 // oneOf reads one of a few words.
 func oneOf[T ~string](choices ...T) func(any) (T, error) {
 	return func(raw any) (T, error) {

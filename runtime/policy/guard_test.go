@@ -23,7 +23,7 @@ func list(text string) []*catalog.Service {
 		s := &catalog.Service{Key: catalog.Key{Proto: catalog.TCP}, Name: "s"}
 		_, _ = fmt.Sscan(port, &s.Port)
 		for _, n := range strings.FieldsFunc(servers, func(r rune) bool { return r == ',' }) {
-			s.Servers = append(s.Servers, catalog.Server{Addr: place(n), Weight: catalog.DefaultWeight})
+			s.Servers = append(s.Servers, catalog.Server{Addr: address(n), Weight: catalog.DefaultWeight})
 		}
 		out = append(out, s)
 	}
@@ -31,7 +31,7 @@ func list(text string) []*catalog.Service {
 	return out
 }
 
-func place(n string) netip.AddrPort { return netip.MustParseAddrPort("10.0.0." + n + ":1") }
+func address(n string) netip.AddrPort { return netip.MustParseAddrPort("10.0.0." + n + ":1") }
 
 // short gives services as list reads them; a server that is checked has a '!'.
 func short(services []*catalog.Service) string {

@@ -36,7 +36,7 @@ func (l *Loop) adopt(s catalog.Snapshot) {
 	for _, source := range l.cfg.Sources {
 		if source.Name() == s.Source {
 			l.snaps[s.Source] = s
-			l.kept[s.Source] = l.cfg.Guard.Adopt(s.Services, s.Succeeded, time.Now())
+			l.weigh(s.Source, l.cfg.Guard.Adopt(s.Services, s.Succeeded, time.Now()), l.weighedOf(s.Source).damper)
 		}
 	}
 }
@@ -72,9 +72,9 @@ func (l *Loop) Acknowledge() []catalog.Problem {
 func (l *Loop) release() []catalog.Problem {
 	l.takeInbox()
 	var out []catalog.Problem
-	for name, kept := range l.kept {
-		out = append(out, l.cfg.Guard.Problems(kept, name)...)
-		l.kept[name] = kept.Release()
+	for name, w := range l.weighed {
+		out = append(out, l.cfg.Guard.Problems(w.kept, name)...)
+		l.weigh(name, w.kept.Release(), w.damper)
 	}
 	return out
 }

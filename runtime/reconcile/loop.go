@@ -28,6 +28,7 @@ type Config struct {
 	Drivers []Driver // applied at the same time, reported in this order
 	Policy  policy.Policy
 	Guard   policy.Guard  // against sources that forget what lives
+	Flaps   int           // how often a minute a server may come until it is held out; 0 is without limit
 	Resync  time.Duration // how often drivers observe everything, give or take a tenth; 0 means 60 s
 	Log     *slog.Logger
 }
@@ -46,7 +47,7 @@ type Loop struct {
 
 	// The rest belongs to the goroutine of Run.
 	snaps     map[string]catalog.Snapshot
-	kept      map[string]policy.Kept      // what counts of each
+	weighed   map[string]*weighed         // what counts of each
 	standIns  map[string]catalog.Snapshot // what was known of sources before the start, until they have spoken
 	drivers   []driver
 	decision  policy.Decision
@@ -73,15 +74,15 @@ func New(cfg Config) *Loop {
 		cfg.Resync = defaultResync
 	}
 	l := &Loop{
-		cfg:   cfg,
-		inbox: inbox{snaps: map[string]catalog.Snapshot{}},
-		asked: make(chan struct{}, 1),
-		fresh: make(chan struct{}, 1),
-		plans: make(chan planRequest),
-		done:  make(chan struct{}),
-		snaps: map[string]catalog.Snapshot{},
-		kept:  map[string]policy.Kept{},
-		acks:  make(chan chan []catalog.Problem),
+		cfg:     cfg,
+		inbox:   inbox{snaps: map[string]catalog.Snapshot{}},
+		asked:   make(chan struct{}, 1),
+		fresh:   make(chan struct{}, 1),
+		plans:   make(chan planRequest),
+		done:    make(chan struct{}),
+		snaps:   map[string]catalog.Snapshot{},
+		weighed: map[string]*weighed{},
+		acks:    make(chan chan []catalog.Problem),
 	}
 	for _, d := range cfg.Drivers {
 		l.drivers = append(l.drivers, driver{Driver: d, state: DriverState{Name: d.Name()}})
@@ -94,7 +95,11 @@ func New(cfg Config) *Loop {
 // first pass then comes with the start of Run, and what is served waits for no source again. Run of old must have
 // returned, that of l not have begun.
 func (l *Loop) Continue(old *Loop) {
-	l.snaps, l.kept, l.standIns = maps.Clone(old.snaps), maps.Clone(old.kept), old.standIns
+	l.snaps, l.standIns = maps.Clone(old.snaps), old.standIns
+	for name, w := range old.weighed {
+		w.damper.Limit = l.cfg.Flaps
+		l.weigh(name, w.kept, w.damper)
+	}
 	l.decision, l.history = old.decision, old.history
 	for i := range l.drivers {
 		for _, d := range old.drivers {
@@ -238,7 +243,8 @@ func (l *Loop) take(s catalog.Snapshot) {
 	switch {
 	case read:
 		delete(l.standIns, s.Source)
-		l.kept[s.Source] = l.cfg.Guard.Next(l.kept[s.Source], s, time.Now())
+		was := l.weighedOf(s.Source)
+		l.weigh(s.Source, l.cfg.Guard.Next(was.kept, s, time.Now()), was.damper)
 	case s.Err != "":
 		l.standIn(s.Source)
 	}
@@ -265,6 +271,11 @@ func (l *Loop) nextTimer() time.Time {
 	if !l.standInAt.IsZero() && l.standInAt.Before(next) {
 		next = l.standInAt
 	}
+	for _, w := range l.weighed {
+		if !w.letIn.IsZero() && w.letIn.Before(next) {
+			next = w.letIn
+		}
+	}
 	for _, d := range l.drivers {
 		if !d.retryAt.IsZero() && d.retryAt.Before(next) {
 			next = d.retryAt
@@ -276,6 +287,11 @@ func (l *Loop) nextTimer() time.Time {
 func (l *Loop) onTimer(now time.Time) {
 	if !now.Before(l.resyncAt) {
 		l.resync()
+	}
+	for name, w := range l.weighed {
+		if !w.letIn.IsZero() && !now.Before(w.letIn) {
+			l.weigh(name, w.kept, w.damper)
+		}
 	}
 	if !l.standInAt.IsZero() && !now.Before(l.standInAt) {
 		l.standInAt = time.Time{}

@@ -121,7 +121,7 @@ func (l *Loop) sourceStates() []SourceState {
 	for _, source := range l.cfg.Sources {
 		s := l.snaps[source.Name()]
 		states = append(states, SourceState{Name: source.Name(), Priority: s.Priority, Succeeded: s.Succeeded, Heard: s.Heard, Event: s.Event, Err: s.Err,
-			Services: l.kept[source.Name()].Services, Held: len(l.kept[source.Name()].Held)})
+			Services: l.weighedOf(source.Name()).kept.Services, Held: len(l.weighedOf(source.Name()).kept.Held)})
 	}
 	return states
 }

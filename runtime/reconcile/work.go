@@ -171,9 +171,9 @@ func (l *Loop) plan(loop, caller context.Context) planReply {
 func (l *Loop) snapshots() []catalog.Snapshot {
 	out := make([]catalog.Snapshot, 0, len(l.snaps))
 	for _, name := range slices.Sorted(maps.Keys(l.snaps)) {
-		s, kept := l.snaps[name], l.kept[name]
-		s.Services = kept.Services
-		s.Problems = slices.Concat(s.Problems, l.cfg.Guard.Problems(kept, name))
+		s, w := l.snaps[name], l.weighedOf(name)
+		s.Services = w.services
+		s.Problems = slices.Concat(s.Problems, l.cfg.Guard.Problems(w.kept, name), w.damper.Problems(name))
 		out = append(out, s)
 	}
 	return out
@@ -185,7 +185,7 @@ func (l *Loop) forget() {
 	for name := range l.snaps {
 		if !slices.ContainsFunc(l.cfg.Sources, func(s Source) bool { return s.Name() == name }) {
 			delete(l.snaps, name)
-			delete(l.kept, name)
+			delete(l.weighed, name)
 		}
 	}
 }

@@ -21,9 +21,14 @@ type absence struct {
 // longestAbsence is how long a task is remembered that answers do not list.
 const longestAbsence = time.Hour
 
-// compare notes which of the tasks that served an answer does not list. Whatever an answer says of a task, it is not absent.
+// compare notes which of the tasks that served an answer does not list. Whatever an answer says of a task, it is not absent; nor is any
+// where as many run as the app wants.
 func (f *fleet) compare(known entry, answer app, now time.Time) {
 	id := known.app.ID
+	if answer.complete() {
+		f.absentNow(id, nil)
+		return
+	}
 	next := maps.Clone(f.absent[id])
 	for _, t := range answer.tasks {
 		delete(next, t.ID)
@@ -42,6 +47,20 @@ func (f *fleet) compare(known entry, answer app, now time.Time) {
 		}
 	}
 	f.absentNow(id, next)
+}
+
+// complete reports whether as many tasks run as are wanted.
+func (a app) complete() bool {
+	if a.Instances == nil {
+		return false
+	}
+	running := 0
+	for _, t := range a.tasks {
+		if t.running() {
+			running++
+		}
+	}
+	return float64(running) >= *a.Instances
 }
 
 // absentNow replaces what is absent of an app.

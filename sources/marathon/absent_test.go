@@ -48,6 +48,9 @@ func TestWhatAnswersLackThoughNothingSaidThatItEndedIsMissing(t *testing.T) {
 		want   string
 	}{
 		"a task":                       {answer: none, want: one},
+		"a task of one":                {answer: strings.Replace(none, `"tasks"`, `"instances":1,"tasks"`, 1), want: one},
+		"a task of none":               {answer: strings.Replace(none, `"tasks"`, `"instances":0,"tasks"`, 1)},
+		"one that was absent, of none": {answer: none, then: strings.Replace(none, `"tasks"`, `"instances":0,"tasks"`, 1)},
 		"an app":                       {answer: "", want: one},
 		"a task that is listed":        {answer: plainA},
 		"one that was killed":          {before: killed, answer: none},

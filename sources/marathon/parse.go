@@ -18,6 +18,7 @@ type app struct {
 		LastConfigChangeAt string `json:"lastConfigChangeAt"`
 	} `json:"versionInfo"`
 	Readiness []readiness `json:"readinessCheckResults"`
+	Instances *float64    `json:"instances"` // how many tasks are wanted; nil where the answer does not say
 
 	tasks  []task
 	untold bool // the answer said nothing of tasks

@@ -101,6 +101,10 @@ func TestCallbacksBringChangesWithoutAStream(t *testing.T) {
 			}
 			w.served(w.services(2, 1)...)
 			w.site.RemoveService(ports[2])
+			w.held(2) // nobody but the list says that it is gone
+			if out := w.command("ack"); out.Code != 0 {
+				t.Errorf("ack: %+v", out)
+			}
 			w.settled()
 			w.refused(ports[2])
 			w.flawless(load)

@@ -147,3 +147,42 @@ func TestStartWithoutAnySourceFromTheSavedState(t *testing.T) {
 	}))
 	w.settled() // HAProxy has gone on
 }
+
+func TestAServerThatComesAndGoesIsHeldOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	port := w.services(1, 3)[0]
+	for port%2 != 0 { // of an app with health checks
+		port = w.services(1, 3)[0]
+	}
+	w.start("--flap-limit", "2")
+	load := w.load([]int{port}, 200)
+	flaps := w.site.Tasks(port)[0]
+	for i := range 4 {
+		w.site.Marathon.SetHealth(flaps.ID, false)
+		w.serving(w.all() - 1)
+		w.site.Marathon.SetHealth(flaps.ID, true)
+		if i < 2 {
+			w.serving(w.all())
+		}
+	}
+	w.must(stage.Until(w.patient(), func() error {
+		s, err := w.host.Status(w.Context())
+		if err == nil && (len(s.Problems) != 1 || !strings.Contains(s.Problems[0].Reason, "it is held out until")) {
+			err = fmt.Errorf("problems %+v", s.Problems)
+		}
+		return err
+	}))
+	w.serving(w.all() - 1)
+	w.unharmed(load)
+	w.serving(w.all()) // let in again after 10 s
+}
+
+// all is how many servers the cluster wants.
+func (w world) all() int {
+	n := 0
+	for _, servers := range w.site.Wanted() {
+		n += len(servers)
+	}
+	return n
+}

@@ -61,11 +61,11 @@ func (h *Host) Path(name string) string { return filepath.Join(h.Dir, name) }
 // Config is the path of haproxy.cfg.
 func (h *Host) Config() string { return h.Path("haproxy.cfg") }
 
-// Flags gives the flags that put everything into the host's directory, then more; of a flag that is there twice, the last
-// counts.
+// Flags gives the flags that put everything into the host's directory and take no server for one that flaps, then more; of a flag
+// that is there twice, the last counts.
 func (h *Host) Flags(more ...string) []string {
 	flags := []string{"--run-dir", h.RunDir, "--state-dir", h.Path("state"), "--status-endpoint", h.StatusAddr,
-		"--bind-address", "127.0.0.1", "--pen-user", penUser()}
+		"--bind-address", "127.0.0.1", "--pen-user", penUser(), "--flap-limit", "0"}
 	if !h.NoHAProxy {
 		flags = append(flags, "--haproxy", "--haproxy-start", "managed", "--haproxy-reload", "managed",
 			"--haproxy-config", h.Config(), "--haproxy-socket", h.Path("haproxy.sock"))
