@@ -1,0 +1,208 @@
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meltwater/proxymatic/testenv/e2e/stage"
+	"github.com/meltwater/proxymatic/testenv/fakemarathon"
+)
+
+// How long chaos lasts, and its seed: `make chaos`. In the tests of each day it is short.
+var (
+	chaosTime = flag.Duration("chaos.time", 20*time.Second, "how long TestChaos lasts")
+	chaosSeed = flag.Uint64("chaos.seed", 1, "what TestChaos throws its dice with")
+)
+
+const (
+	chaosPatience = time.Minute // for all to be right again after a fault
+	answersOn     = time.Hour   // removed tasks go on answering: whoever still asks them loses nothing
+)
+
+// chaos is a host that meets one fault after another, under load, while its services change.
+type chaos struct {
+	world
+	*rand.Rand
+	flags    []string
+	tcp, udp []int
+	load     *stage.Load
+	counts   map[string]int
+	excuses  []excuse
+	story    []event // what struck, and when
+}
+
+type event struct {
+	at   time.Time
+	name string
+}
+
+// before gives what had struck last at some time.
+func (c *chaos) before(at time.Time) string {
+	name := "the start"
+	for _, e := range c.story {
+		if e.at.Before(at) {
+			name = e.name + " at " + e.at.Format("15:04:05.000")
+		}
+	}
+	return name
+}
+
+// excuse is a time in which there was no HAProxy: it was killed.
+type excuse struct{ from, to time.Time }
+
+// TestChaos lets faults of many kinds strike, in an order that its seed decides. After each of them everything must be as wanted
+// again, and no request to a service may fail but while its HAProxy was dead. In the end nothing is left over.
+func TestChaos(t *testing.T) {
+	fullSpeed(t)
+	w := worldWith(t, "haproxy", "pen")
+	c := &chaos{world: w, Rand: rand.New(rand.NewPCG(*chaosSeed, 0)), counts: map[string]int{},
+		flags: []string{"--refresh-interval", "2", "--guard-hold", "1h", "--drain", "5s", "--marathon", w.site.URL}}
+	second, err := w.site.Marathon.Replica("127.0.0.1:0")
+	w.must(err)
+	t.Cleanup(second.Close)
+	c.flags[len(c.flags)-1] += "," + second.URL()
+	c.tcp, c.udp = w.services(6, 3), w.udpServices(2, 3)
+	c.begin()
+	c.right("the start")
+	c.load = stage.StartLoad(c.tcp, 200, func(port int, name string, began, ended time.Time) string {
+		return w.site.Judge(port, name, began, ended, answersOn)
+	})
+	before := c.open()
+
+	kinds := faults()
+	names := slices.Sorted(maps.Keys(kinds))
+	for end, i := time.Now().Add(*chaosTime), 0; time.Now().Before(end) && !t.Failed(); i++ {
+		if i%len(names) == 0 { // each kind once, before any comes again
+			c.Shuffle(len(names), func(a, b int) { names[a], names[b] = names[b], names[a] })
+		}
+		name := names[i%len(names)]
+		c.change()
+		c.story = append(c.story, event{time.Now(), name})
+		undo := kinds[name](c)
+		c.change()
+		if undo != nil {
+			time.Sleep(time.Duration(c.IntN(300)) * time.Millisecond) // how long the fault lasts
+			undo()
+		}
+		c.counts[name]++
+		c.right(name)
+	}
+	c.judge(before)
+}
+
+// begin starts proxymatic.
+func (c *chaos) begin() {
+	c.Helper()
+	c.must(c.host.Start(c.flags...))
+}
+
+// change lets the cluster live on: tasks come and go.
+func (c *chaos) change() {
+	c.Helper()
+	port := c.tcp[c.IntN(len(c.tcp))]
+	switch tasks := c.site.Tasks(port); {
+	case len(tasks) < 2 || len(tasks) < 5 && c.IntN(2) == 0:
+		_, err := c.site.AddTask(port)
+		c.must(err)
+	default:
+		c.site.RemoveTask(tasks[c.IntN(len(tasks))], answersOn)
+	}
+	if c.IntN(4) == 0 {
+		port := c.udp[c.IntN(len(c.udp))]
+		c.addUDPTask(port)
+		c.site.RemoveTask(c.site.UDPTasks(port)[0], answersOn)
+	}
+}
+
+// right waits until everything is as wanted: in HAProxy, in its file, and in the pens.
+func (c *chaos) right(after string) {
+	c.Helper()
+	defer func() {
+		if c.Failed() {
+			c.Logf("that was after %s; seed %d, so far %v", after, *chaosSeed, c.counts)
+		}
+	}()
+	c.settledWithin(chaosPatience, c.site.Wanted)
+	c.penSettled()
+	c.served(c.tcp...)
+	c.udpServed(c.udp...)
+}
+
+// dead notes that HAProxy is killed, and gives what to do until it serves again.
+func (c *chaos) dead() (undo func()) {
+	began := time.Now().Add(-100 * time.Millisecond)
+	return func() {
+		c.served(c.tcp...)
+		c.excuses = append(c.excuses, excuse{began, time.Now()})
+	}
+}
+
+// leftovers are what a host has too many of when something leaks.
+type leftovers struct {
+	files     int // open, of proxymatic
+	processes int // of its proxies
+}
+
+// open counts what could leak, as soon as old workers have ended.
+func (c *chaos) open() leftovers {
+	c.Helper()
+	var out leftovers
+	c.must(stage.Until(c.patient(), func() error {
+		if n := len(c.host.HAProxy()); n > 2 {
+			return fmt.Errorf("%d processes of HAProxy", n)
+		}
+		return nil
+	}))
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.host.Pid()))
+	c.must(err)
+	out.files, out.processes = len(files), len(c.host.HAProxy())+len(c.host.Pens())
+	return out
+}
+
+// judge ends the load and says what came of all.
+func (c *chaos) judge(before leftovers) {
+	c.Helper()
+	r := c.load.Stop()
+	var dead time.Duration
+	excused := 0
+	for _, e := range c.excuses {
+		dead += e.to.Sub(e.from)
+	}
+	for _, f := range r.Failed {
+		if slices.ContainsFunc(c.excuses, func(e excuse) bool { return f.Began.After(e.from) && f.Began.Before(e.to) }) {
+			excused++
+			continue
+		}
+		c.Errorf("a request failed that no dead HAProxy excuses, after %s: %s", c.before(f.Began), f)
+	}
+	total := 0
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(c.counts)) {
+		total += c.counts[name]
+		lines = append(lines, fmt.Sprintf("%4d %s", c.counts[name], name))
+	}
+	c.Logf("seed %d: %d faults of %d kinds in %s, %d requests (%.0f/s), %d failed while HAProxy was dead (%s in all), %d others\n%s",
+		*chaosSeed, total, len(c.counts), r.Elapsed.Round(time.Second), r.Requests, r.Rate(), excused, dead.Round(time.Millisecond),
+		len(r.Failed)-excused, strings.Join(lines, "\n"))
+	if r.Requests == 0 || total == 0 {
+		c.Error("nothing was tried")
+	}
+	if after := c.open(); after.files > before.files+10 || after.processes != before.processes {
+		c.Errorf("at the end there are %+v, at the beginning there were %+v", after, before)
+	}
+	c.quiet()
+}
+
+// faulty lets the switches of the fake Marathon be changed until the fault is over.
+func (c *chaos) marathon(change func(*fakemarathon.Faults)) (undo func()) {
+	c.site.Marathon.SetFaults(change)
+	c.site.Marathon.Emit("group_change_success", map[string]any{"groupId": "/"})
+	return func() { c.site.Marathon.SetFaults(func(f *fakemarathon.Faults) { *f = fakemarathon.Faults{} }) }
+}
