@@ -14,6 +14,9 @@ STORIES     := Converge
 BRIEF       := grep -Ev '^=== |^ +--- PASS'
 # FUZZTIME counts executions: where it is a time, go test can fail with nothing but "context deadline exceeded".
 FUZZTIME    ?= 10000x
+TIME        ?= 20m
+SEED        ?= 1
+SOAK        ?= 1h
 SERVICES    ?= 100
 SUITES      ?= bullseye bookworm trixie sid
 TESTFLAGS   ?=
@@ -23,7 +26,7 @@ VERSION     ?= $(shell { git describe --tags --match 'v*' --dirty 2>/dev/null ||
 	echo "0.0.0-$$(git rev-list --count HEAD)-g$$(git rev-parse --short HEAD)"; } | sed -E 's/^v//; s/-([0-9]+)-g/+\1.g/; s/-dirty$$/.dirty/')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build image test e2e matrix bench fuzz docker-check packages packages-check lint clean go haproxy pen etcd gcc engine
+.PHONY: help demo build image test e2e chaos soak matrix bench fuzz docker-check packages packages-check lint clean go haproxy pen etcd gcc engine
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +46,12 @@ test: go gcc haproxy pen etcd ## unit tests, and those with real HAProxy, pen an
 
 e2e: go haproxy pen etcd ## end-to-end tests: the real binary with real HAProxy, pen and etcd under load
 	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
+
+chaos: go haproxy pen ## faults of all kinds under load for TIME (20m), in the order of SEED (1)
+	go test -v -count=1 -timeout 3h -run 'TestChaos$$' $(TESTFLAGS) ./testenv/e2e -chaos.time $(TIME) -chaos.seed $(SEED) | $(BRIEF)
+
+soak: go haproxy ## 1,000 services that change five times a second for SOAK (1h)
+	go test -v -count=1 -timeout 5h -run 'TestSoak$$' $(TESTFLAGS) ./testenv/e2e -soak.time $(SOAK) | $(BRIEF)
 
 matrix: go haproxy etcd ## end-to-end tests with the HAProxy of other Debian releases: SUITES (all four), tests that match RUN; needs root
 	@$(call need,debootstrap,debootstrap)
