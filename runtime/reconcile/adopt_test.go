@@ -3,7 +3,9 @@ package reconcile
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"github.com/meltwater/proxymatic/runtime/policy"
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
@@ -30,5 +32,96 @@ func TestAdoptedSnapshotsAreAppliedAtOnce(t *testing.T) {
 			t.Errorf("%d passes without a word of registrator, want none", p.Passes)
 		}
 		r.stop()
+	})
+}
+
+// What was saved counts for those who cannot be read, and no longer than that; nobody waits for it.
+func TestWhatWasKnownBeforeTheStartStandsIn(t *testing.T) {
+	saved := []catalog.Snapshot{{Source: "marathon", Services: []*catalog.Service{service("web", 80, 2)}, Succeeded: time.Unix(1, 0)}}
+	standIn := func(l *Loop) { l.StandIn(saved) }
+	for name, c := range map[string]struct {
+		says  *catalog.Snapshot
+		after time.Duration // the first pass
+		want  string
+	}{
+		"one that fails":     {says: &catalog.Snapshot{Err: "no route"}, want: "map[web 80/tcp:[10.0.0.1:31000 10.0.0.2:31000]]"},
+		"one that is silent": {after: standInAfter, want: "map[web 80/tcp:[10.0.0.1:31000 10.0.0.2:31000]]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				source, driver := newSource("marathon"), newDriver("haproxy")
+				r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}}, standIn)
+				defer r.stop()
+				if c.says != nil {
+					source.say <- *c.says
+				}
+				time.Sleep(2 * standInAfter)
+				synctest.Wait()
+				driver.applies(t, c.after)
+				driver.serves(t, c.want)
+				if s := r.loop.Pass().Sources[0]; s.Err == "" || !s.Succeeded.Equal(saved[0].Succeeded) {
+					t.Errorf("source %+v, want that it fails, and its age", s)
+				}
+				source.say <- failed("still no route")
+				source.say <- read(service("web", 80, 1))
+				synctest.Wait()
+				driver.serves(t, "map[web 80/tcp:[10.0.0.1:31000]]")
+			})
+		})
+	}
+	t.Run("one that answers", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			source, driver := newSource("marathon"), newDriver("haproxy")
+			r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}}, standIn)
+			defer r.stop()
+			source.say <- read(service("other", 81, 1))
+			time.Sleep(2 * standInAfter)
+			synctest.Wait()
+			driver.serves(t, "map[other 81/tcp:[10.0.0.1:31000]]")
+		})
+	})
+}
+
+// Acknowledged, what is held is held no more.
+func TestAcknowledge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source, driver := newSource("marathon"), newDriver("haproxy")
+		r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}, Guard: policy.Guard{Percent: 50, Min: 5, Hold: time.Hour}})
+		defer r.stop()
+		web := service("web", 80, 1)
+		source.say <- read(web)
+		synctest.Wait()
+		forgotten := read()
+		forgotten.Missing = catalog.Places{}
+		forgotten.Missing.Add(web.Key, web.Servers[0].Addr)
+		source.say <- forgotten
+		synctest.Wait()
+		driver.serves(t, "map[web 80/tcp:[10.0.0.1:31000]]")
+		if p := r.loop.Pass(); p.Sources[0].Held != 1 || len(p.Problems) != 1 {
+			t.Errorf("%d servers held, problems %v", p.Sources[0].Held, p.Problems)
+		}
+		if released := r.loop.Acknowledge(); len(released) != 1 {
+			t.Errorf("released: %v", released)
+		}
+		synctest.Wait()
+		driver.serves(t, "map[]")
+	})
+}
+
+func TestAServerThatFlapsIsLetInAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source, driver := newSource("marathon"), newDriver("haproxy")
+		r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}, Flaps: 1})
+		defer r.stop()
+		for range 3 {
+			source.say <- read(service("web", 80, 1))
+			synctest.Wait()
+			source.say <- read(service("web", 80, 2))
+			synctest.Wait()
+		}
+		driver.serves(t, "map[web 80/tcp:[10.0.0.1:31000]]")
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		driver.serves(t, "map[web 80/tcp:[10.0.0.1:31000 10.0.0.2:31000]]")
 	})
 }

@@ -186,9 +186,7 @@ func (l *Loop) keep(ctx context.Context, who slog.Attr, run func() error) error 
 func (l *Loop) loop(ctx context.Context) {
 	now := time.Now()
 	l.resyncAt, l.warnAt = l.nextResync(now), now.Add(silenceLimit)
-	if len(l.standIns) > 0 {
-		l.standInAt = now.Add(standInAfter)
-	}
+	l.standInAt = now.Add(standInAfter)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -268,7 +266,7 @@ func (l *Loop) nextTimer() time.Time {
 	if !l.warnAt.IsZero() && l.warnAt.Before(next) {
 		next = l.warnAt
 	}
-	if !l.standInAt.IsZero() && l.standInAt.Before(next) {
+	if len(l.standIns) > 0 && !l.standInAt.IsZero() && l.standInAt.Before(next) {
 		next = l.standInAt
 	}
 	for _, w := range l.weighed {

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/meltwater/proxymatic/runtime/reconcile"
+	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/file"
+)
+
+func known() []reconcile.SourceState {
+	web := &catalog.Service{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Name: "web", Source: "marathon", Mode: catalog.ModeHTTP,
+		Timeouts: catalog.Timeouts{Client: time.Second},
+		Servers:  []catalog.Server{{Addr: netip.MustParseAddrPort("10.0.0.1:1"), Weight: 7, MaxConn: 9, Check: true, OnHost: true}}}
+	return []reconcile.SourceState{
+		{Name: "marathon", Priority: 3, Succeeded: time.Unix(1, 0).UTC(), Services: []*catalog.Service{web}, Err: "no route"},
+		{Name: "registrator"}, // never read
+		{Name: file.Name, Succeeded: time.Unix(1, 0), Services: []*catalog.Service{web}},
+	}
+}
+
+func TestStateIsReadAsItWasWritten(t *testing.T) {
+	text, err := stateText(known())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := parseState(text)
+	s := known()[0]
+	want := []catalog.Snapshot{{Source: s.Name, Priority: s.Priority, Succeeded: s.Succeeded, Services: s.Services}}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); err != nil || diff != "" {
+		t.Errorf("%v, -want +got:\n%s", err, diff)
+	}
+}
+
+func TestStateThatCannotBeUsedIsSetAside(t *testing.T) {
+	raw, err := stateText(known())
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(raw)
+	for name, c := range map[string]struct{ text, want string }{
+		"cut":             {good[:len(good)/2], "unexpected end of JSON input"},
+		"empty":           {"", "unexpected end of JSON input"},
+		"changed":         {strings.Replace(good, "10.0.0.1", "10.0.0.9", 1), "its checksum is wrong"},
+		"of a format":     {strings.Replace(good, `"format":1`, `"format":2`, 1), "format 2, where this version writes 1"},
+		"another's":       {`[]`, "cannot unmarshal array"},
+		"of bad services": {`{"format":1,"sha256":"` + sum([]byte(`[{"services":[{"port":0}]}]`)) + `","sources":[{"services":[{"port":0}]}]}`, "port 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "services.json")
+			if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			snaps, err := loadState(path)
+			if err == nil || !strings.Contains(err.Error(), c.want) || snaps != nil {
+				t.Errorf("got %v, %v, want %s", snaps, err, c.want)
+			}
+			aside, err := os.ReadFile(path + unusable)
+			if err != nil || string(aside) != c.text {
+				t.Errorf("set aside is %q, %v", aside, err)
+			}
+			if snaps, err := loadState(path); snaps != nil || err != nil {
+				t.Errorf("the next start reads %v, %v", snaps, err)
+			}
+		})
+	}
+}
+
+// Whatever lies in the state directory, reading it costs nothing but what was in it.
+func FuzzState(f *testing.F) {
+	good, err := stateText(known())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		snaps, err := parseState(text)
+		if err != nil && snaps != nil {
+			t.Errorf("%v, and yet %v", err, snaps)
+		}
+	})
+}
