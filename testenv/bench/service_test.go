@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -51,24 +52,46 @@ func (w bench) reload() time.Duration {
 	return time.Since(began)
 }
 
-// BenchmarkStart measures from the start of proxymatic, with no HAProxy, until the last service is served.
+// BenchmarkStart measures from the start of proxymatic, with no HAProxy, until the last service is served: start with Marathon,
+// start-unread without, from the saved state. start-haproxy is HAProxy's own, by hand and from the same file.
 func BenchmarkStart(b *testing.B) {
 	sizes(b, func(w bench) {
 		port := w.service()
-		var started []time.Duration
+		run := func() { w.must(w.host.Start("--marathon", w.site.URL)) }
+		var started, alone, unread []time.Duration
 		for w.Loop() {
-			w.host.Kill()
-			for len(w.host.HAProxy()) > 0 {
-				w.host.KillHAProxy()
-			}
-			began := time.Now()
-			w.must(w.host.Start("--marathon", w.site.URL))
-			w.awaitOpen(port)
-			started = append(started, time.Since(began))
+			started = append(started, w.start(port, run))
 			w.must(w.host.Ready(w.ctx))
 		}
+		w.must(w.host.Signal(os.Interrupt)) // which has what is known saved
+		_, err := w.host.Wait(w.ctx)
+		w.must(err)
+		w.site.Replica.Close()
+		for range startRounds {
+			alone = append(alone, w.start(port, func() {
+				w.must(exec.Command("haproxy", "-D", "-W", "-f", w.host.Config()).Run())
+			}))
+			unread = append(unread, w.start(port, run))
+		}
 		w.report("start", started)
+		w.report("start-haproxy", alone)
+		w.report("start-unread", unread)
 	})
+}
+
+const startRounds = 7
+
+// start gives the time from the start of proxymatic or HAProxy, with neither running, until a service is served.
+func (w bench) start(port int, begin func()) time.Duration {
+	w.Helper()
+	w.host.Kill()
+	for len(w.host.HAProxy()) > 0 {
+		w.host.KillHAProxy()
+	}
+	began := time.Now()
+	begin()
+	w.awaitOpen(port)
+	return time.Since(began)
 }
 
 // BenchmarkIdle measures what proxymatic takes while nothing happens.
