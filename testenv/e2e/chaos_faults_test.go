@@ -141,9 +141,18 @@ func (c *chaos) reloadedByOthers() func() {
 	return nil
 }
 
+// socketGone takes away the socket over which a new worker gets the listening sockets of the old one: connections that wait in those
+// to be accepted are lost with it.
 func (c *chaos) socketGone() func() {
+	began := time.Now()
 	c.must(os.Remove(c.host.Path("haproxy.sock")))
-	return nil
+	return func() {
+		c.must(stage.Until(c.patient(), func() error {
+			_, err := c.host.Worker()
+			return err
+		}))
+		c.excuses = append(c.excuses, excuse{began, time.Now()})
+	}
 }
 
 // file lets somebody write nonsense into haproxy.cfg.

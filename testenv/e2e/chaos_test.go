@@ -54,11 +54,11 @@ func (c *chaos) before(at time.Time) string {
 	return name
 }
 
-// excuse is a time in which there was no HAProxy: it was killed.
+// excuse is a time in which HAProxy was dead, or lost its listening sockets.
 type excuse struct{ from, to time.Time }
 
 // TestChaos lets faults of many kinds strike, in an order that its seed decides. After each of them everything must be as wanted
-// again, and no request to a service may fail but while its HAProxy was dead. In the end nothing is left over.
+// again, and no request to a service may fail but while its HAProxy was dead, or lost its sockets. In the end nothing is left over.
 func TestChaos(t *testing.T) {
 	fullSpeed(t)
 	w := worldWith(t, "haproxy", "pen")
