@@ -87,8 +87,9 @@ func (d *Driver) await(ctx context.Context, pid int, wake func()) {
 const drainPause = 250 * time.Millisecond
 
 // Close ends pen's part when proxymatic exits: with drain, pens close their ports at once, and end: those of UDP services as soon as
-// their flows are closed, those of TCP services when they have no connection any more, at the latest after the drain time;
-// without, they go on serving. Nothing else may be called after.
+// their flows are closed, those of TCP services when they have no connection any more, at the latest after the drain time or at
+// ctx's deadline; a ctx that is cancelled leaves them their connections. Without drain they go on serving. Nothing else may be
+// called after.
 func (d *Driver) Close(ctx context.Context, drain bool) error {
 	if !drain {
 		return nil
@@ -111,7 +112,9 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 			} else {
 				d.closeFlows(patient, p)
 			}
-			if errs[i] = d.files.stop(ctx, p); errs[i] == nil {
+			if errors.Is(ctx.Err(), context.Canceled) {
+				errs[i] = ctx.Err()
+			} else if errs[i] = d.files.stop(ctx, p); errs[i] == nil {
 				d.files.remove(p.key)
 			}
 		})

@@ -15,6 +15,13 @@ import (
 type Beside struct {
 	Socket  string           // its stats socket, which must have `expose-fd listeners`
 	Listens []netip.AddrPort // what it has bound
+	Down    []Down           // what ours holds for dead at first
+}
+
+// Down is what HAProxy's own checks hold for dead of a service.
+type Down struct {
+	Service catalog.Key
+	Servers []string // their names
 }
 
 // has reports whether the other HAProxy has bound an address.
@@ -27,14 +34,15 @@ func (d *Driver) Alone() { d.beside.Store(nil) }
 type Serving struct {
 	Services []catalog.Key    // whose frontends are open, in order
 	Listens  []netip.AddrPort // bound addresses, of closed frontends too
+	Down     []Down           // in the order of the services
 }
 
 // Serving observes what HAProxy serves now; nothing when it does not run. It may be called at any time.
 func (d *Driver) Serving(ctx context.Context) (Serving, error) {
-	have, err := observe(ctx, d.cli, looking{load: d.store.load})
+	have, err := d.observe(ctx, looking{load: d.store.load})
 	switch {
 	case err != nil:
-		return Serving{}, fmt.Errorf("observe HAProxy: %w", err)
+		return Serving{}, err
 	case !have.alive:
 		return Serving{}, nil
 	case !have.known:
@@ -51,5 +59,24 @@ func (d *Driver) Serving(ctx context.Context) (Serving, error) {
 			out.Services = append(out.Services, key)
 		}
 	}
+	dead := failedChecks(have)
+	for _, key := range slices.SortedFunc(maps.Keys(dead), catalog.Key.Compare) {
+		out.Down = append(out.Down, Down{key, slices.Sorted(maps.Keys(dead[key]))})
+	}
 	return out, nil
+}
+
+// dead gives what the other HAProxy holds for dead.
+func (b *Beside) dead() map[catalog.Key]map[string]bool {
+	out := map[catalog.Key]map[string]bool{}
+	if b == nil {
+		return out
+	}
+	for _, d := range b.Down {
+		out[d.Service] = map[string]bool{}
+		for _, name := range d.Servers {
+			out[d.Service][name] = true
+		}
+	}
+	return out
 }

@@ -53,6 +53,7 @@ type Driver struct {
 	fileErr atomic.Pointer[error] // why haproxy.cfg could not be brought up to date
 	alarm   chan time.Duration    // when to ask for another pass; the latest counts
 	worker  chan int              // the worker's process, when it changes
+	watched int                   // the same, as Run knows it; 0 before the first
 
 	// What follows belongs to Plan and Apply, which are never called at the same time. It is a memory of what was proven,
 	// to look at less, and of when things began; nothing breaks when it is lost.

@@ -127,7 +127,11 @@ func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure, f
 		}
 		return err
 	}
-	d.carryDown(ctx, l, failedChecks(v.have))
+	down := failedChecks(v.have)
+	if v.plan.start {
+		down = d.beside.Load().dead()
+	}
+	d.carryDown(ctx, l, down)
 	return nil
 }
 

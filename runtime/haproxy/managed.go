@@ -205,7 +205,8 @@ func (m *managed) binder() (int, bool) {
 	return os.Geteuid(), true
 }
 
-// stop asks again and again: a signal is lost while the master executes itself anew.
+// stop asks again and again: a signal is lost while the master executes itself anew. At ctx's deadline the connections that are
+// left are cut; a ctx that was cancelled leaves them to HAProxy, which was asked.
 func (m *managed) stop(ctx context.Context) error {
 	if _, err := peer(m.socket.path); errors.Is(err, errDown) && !m.deaf() {
 		return nil
@@ -236,6 +237,9 @@ func (m *managed) stop(ctx context.Context) error {
 		}
 		<-short.Done()
 		cancel()
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("end HAProxy's master %d: %w", pid, err)

@@ -16,12 +16,15 @@ const (
 )
 
 // Run watches the worker, keeps haproxy.cfg up to date, and asks for passes when one is due. When ctx ends the file is
-// written; HAProxy goes on.
+// written; HAProxy goes on. It may be called again then.
 func (d *Driver) Run(ctx context.Context, wake func()) error {
 	var group sync.WaitGroup
 	defer group.Wait()
 	unwatch := func() {}
 	defer func() { unwatch() }()
+	if d.watched != 0 {
+		unwatch = watch(ctx, &group, d.watched, wake)
+	}
 	flush, alarm := time.NewTimer(0), time.NewTimer(0)
 	flush.Stop()
 	alarm.Stop()
@@ -31,9 +34,9 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 		select {
 		case <-ctx.Done():
 			return d.file.flush()
-		case pid := <-d.worker:
+		case d.watched = <-d.worker:
 			unwatch()
-			unwatch = watch(ctx, &group, pid, wake)
+			unwatch = watch(ctx, &group, d.watched, wake)
 		case <-d.file.changed:
 			if !due { // changes that go on must not put it off
 				due = true
