@@ -28,8 +28,9 @@ type control struct {
 	leases chan<- *lease
 }
 
-// serve answers GET /plan and POST /ack on a Unix socket, and gives those who want to take over to leases, until stop is called, which
-// waits for the end. The caller holds the lock of the directory, so that a socket that is there already is a dead one.
+// serve answers GET /plan and POST /ack on a Unix socket, and gives those who want to take over to leases, until stop is called, after
+// which the socket is gone and nobody is given to leases. The caller holds the lock of the directory, so that a socket that is there
+// already is a dead one.
 func (c control) serve(path string) (stop func(), err error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove the old control socket: %w", err)
@@ -41,6 +42,7 @@ func (c control) serve(path string) (stop func(), err error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the control socket: %w", err), listener.Close())
 	}
+	stopped := make(chan struct{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /plan", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), planLimit)
@@ -69,8 +71,10 @@ func (c control) serve(path string) (stop func(), err error) {
 		l := newLease(unix, buffered.Reader)
 		select {
 		case c.leases <- l:
-		case <-time.After(handOverWait): // another one takes over, or a configuration is read
-			l.end()
+		case <-time.After(handOverWait):
+			l.refuse("another one takes over, or it is ending; try again")
+		case <-stopped:
+			l.refuse("it has ended, or another one has taken over; try again")
 		}
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
@@ -80,6 +84,7 @@ func (c control) serve(path string) (stop func(), err error) {
 		_ = server.Serve(listener) // always ends with ErrServerClosed, by stop
 	}()
 	return func() {
+		close(stopped)
 		_ = server.Close() // also removes the socket
 		<-done
 	}, nil

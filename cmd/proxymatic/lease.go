@@ -21,9 +21,9 @@ import (
 // lease is the connection between a run and its successor, over the control socket. While it lasts the run is frozen. It breaks
 // when either of them ends, however that comes.
 //
-// The successor asks by HTTP; then lines go to and fro: the offer; wordReady, and the same back; wordCommit, and wordReleased back,
-// or wordGiveUp. wordCommit is the point of no return for both: what was sent is read, since a run that loses patience closes its end for
-// reading first, and then reads what had come until then.
+// The successor asks by HTTP; then lines go to and fro: the offer; wordReady, and the same back; wordCommit, or wordGiveUp. wordCommit is
+// the point of no return for both: what was sent is read, since a run that loses patience closes its end for reading first, and then
+// reads what had come until then. It answers wordReady once more, to find out whether the successor has died since.
 type lease struct {
 	conn  *net.UnixConn
 	lines chan string // what the other one says; closed when it is gone
@@ -33,10 +33,9 @@ type lease struct {
 }
 
 const (
-	wordReady    = "ready"    // are you there? I am
-	wordCommit   = "commit"   // close your ports and let go of the run directory
-	wordReleased = "released" // I have let go of it
-	wordGiveUp   = "give up"  // go on; my proxies end, and then I do
+	wordReady  = "ready"   // are you there? I am
+	wordCommit = "commit"  // close your ports and let go of the run directory
+	wordGiveUp = "give up" // go on; my proxies end, and then I do
 
 	leasePath = "/take-over"
 	leaseTry  = 5 * time.Second // for the other side to take a line
@@ -68,6 +67,21 @@ func (l *lease) say(word string) error {
 		_, err = io.WriteString(l.conn, word+"\n")
 	}
 	return err
+}
+
+// offer says what the successor needs to know.
+func (l *lease) offer(o offer) error {
+	text, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	return l.say(string(text))
+}
+
+// refuse says why nothing is handed over, and ends the lease.
+func (l *lease) refuse(why string) {
+	_ = l.offer(offer{Error: why}) // it may be gone
+	l.end()
 }
 
 // hear waits for a line. Not ok is the end of the connection, or of the time.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,10 +112,31 @@ func TestSnapshotsAreHandedOverWhole(t *testing.T) {
 	}
 }
 
+func servingPlace(t *testing.T, dir string) place {
+	t.Helper()
+	now, err := readPlaced(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return now.serving
+}
+
+func nextPlace(t *testing.T, dir string, serving place) place {
+	t.Helper()
+	next, err := serving.next(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
+}
+
 func TestPlaces(t *testing.T) {
 	dir := t.TempDir()
-	if now, next := currentPlace(dir), nextPlace(dir); now != 0 || next != 1 {
+	if now, next := servingPlace(t, dir), nextPlace(t, dir, 0); now != 0 || next != 1 {
 		t.Errorf("at first the place is %d and the next %d, want 0 and 1", now, next)
+	}
+	if now, next := servingPlace(t, dir), nextPlace(t, dir, 0); now != 0 || next != 2 {
+		t.Errorf("after a successor that came to nothing the place is %d and the next %d, want 0 and 2", now, next)
 	}
 	if err := os.MkdirAll(place(3).dir(dir), 0o755); err != nil { // of a successor that failed
 		t.Fatal(err)
@@ -122,8 +144,14 @@ func TestPlaces(t *testing.T) {
 	if err := place(2).settle(dir); err != nil {
 		t.Fatal(err)
 	}
-	if now, next := currentPlace(dir), nextPlace(dir); now != 2 || next != 4 {
+	if now, next := servingPlace(t, dir), nextPlace(t, dir, 2); now != 2 || next != 4 {
 		t.Errorf("the place is %d and the next %d, want 2 and 4", now, next)
+	}
+	if err := place(2).clear(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := place(4).settle(dir); err != nil || nextPlace(t, dir, 4) != 5 {
+		t.Errorf("a place is used twice: %v", err)
 	}
 	c := Config{RunDir: dir, HAProxy: true, HAProxyStart: managed, HAProxySocket: dir + "/haproxy.sock"}
 	if got := c.proxySocket(); got != dir+"/haproxy.sock" {
@@ -135,8 +163,13 @@ func TestPlaces(t *testing.T) {
 	if to, err := os.Readlink(c.HAProxySocket); err != nil || to != "place-2/haproxy.sock" {
 		t.Errorf("--haproxy-socket leads to %s, %v", to, err)
 	}
-	if err := os.WriteFile(placeFile(dir), []byte("no number"), 0o644); err != nil || currentPlace(dir) != 0 {
-		t.Errorf("a damaged file names place %d, %v, want 0", currentPlace(dir), err)
+	for _, text := range []string{"no number", "", "1"} {
+		if err := os.WriteFile(placeFile(dir), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := readPlaced(dir); err == nil || !strings.Contains(err.Error(), placeFile(dir)) {
+			t.Errorf("a damaged file names place %d, %v, want an error that names the file", got.serving, err)
+		}
 	}
 	for _, name := range []string{"structure-ab", "lock", "control.sock", "place-3/structure-ab"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {

@@ -68,8 +68,8 @@ func (p program) main(ctx context.Context, args []string) int {
 	if name == "run" {
 		return p.run(flags, config)
 	}
-	if !command.bare {
-		config = config.in(currentPlace(config.RunDir))
+	if now, err := readPlaced(config.RunDir); err == nil && !command.bare { // who cannot read it cannot ask proxies either
+		config = config.in(now.serving)
 	}
 	ctx, cancel := context.WithTimeout(ctx, config.Timeout)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -45,25 +46,52 @@ func (c Config) proxySocket() string {
 
 func placeFile(runDir string) string { return filepath.Join(runDir, "place") }
 
-// currentPlace reads which place's proxies serve. Without a readable file it is the first.
-func currentPlace(runDir string) place {
+// placed is what the file "place" tells. Only the holder of the run directory writes it.
+type placed struct {
+	serving place // whose proxies serve
+	last    place // the highest that was ever given away. None is used twice: who had it, and hung, may be back.
+}
+
+// readPlaced reads the file. Without one it is the first place that serves, and the only one.
+func readPlaced(runDir string) (placed, error) {
+	var p placed
 	text, err := os.ReadFile(placeFile(runDir))
-	n, parseErr := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || parseErr != nil || n < 0 {
-		return 0
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
 	}
-	return place(n)
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &p.serving, &p.last)
+	}
+	if err != nil {
+		return p, fmt.Errorf("--run-dir: it cannot be told which proxies serve: %s: %w; remove it if none do", placeFile(runDir), err)
+	}
+	return p, nil
+}
+
+func (p placed) write(runDir string) error {
+	return host.WriteFile(placeFile(runDir), fmt.Appendln(nil, int(p.serving), int(p.last)))
 }
 
 // settle says that the place is the one whose proxies serve.
 func (p place) settle(runDir string) error {
-	if p == currentPlace(runDir) {
-		return nil
+	now, err := readPlaced(runDir)
+	if err != nil || now.serving == p {
+		return err
 	}
-	return host.WriteFile(placeFile(runDir), fmt.Appendln(nil, int(p)))
+	return placed{p, max(p, now.last)}.write(runDir)
 }
 
-// places gives the places that were ever used and not removed, but for the first.
+// next gives a place that nobody has ever used. The one whose proxies serve is p.
+func (p place) next(runDir string) (place, error) {
+	now, err := readPlaced(runDir)
+	if err != nil {
+		return 0, err
+	}
+	next := slices.Max(append(places(runDir), p, now.last)) + 1
+	return next, placed{p, next}.write(runDir)
+}
+
+// places gives the places that have files, but for the first.
 func places(runDir string) []place {
 	names, _ := filepath.Glob(filepath.Join(runDir, placePrefix+"*")) // fails for bad patterns only
 	var out []place
@@ -73,15 +101,6 @@ func places(runDir string) []place {
 		}
 	}
 	return out
-}
-
-// nextPlace gives one that nobody uses.
-func nextPlace(runDir string) place {
-	last := currentPlace(runDir)
-	for _, p := range places(runDir) {
-		last = max(last, p)
-	}
-	return last + 1
 }
 
 // link lets --haproxy-socket lead to the place's socket.

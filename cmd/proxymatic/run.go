@@ -43,15 +43,19 @@ func (r *runner) begin(c Config) (ending, error) {
 	if err := makeDir("run-dir", c.RunDir); err != nil {
 		return nil, err
 	}
-	var err error
-	r.held, err = lock(c.RunDir)
+	held, err := lock(c.RunDir)
 	if other := new(heldError); errors.As(err, &other) && c.TakeOver {
 		return r.takeOver(c)
 	}
 	if err != nil {
 		return nil, err
 	}
-	c = c.in(currentPlace(c.RunDir))
+	r.hold(held)
+	now, err := readPlaced(c.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	c = c.in(now.serving)
 	first, err := newInstance(c, r.stderr, &instance{}, neighbours{})
 	if err != nil {
 		return nil, err
@@ -61,15 +65,22 @@ func (r *runner) begin(c Config) (ending, error) {
 		return nil, err
 	}
 	first.recall()
-	if c.Place > 0 {
-		r.sweep(first, append(places(c.RunDir), 0)...)
-	}
+	r.sweep(first, append(places(c.RunDir), 0)...)
 	first.hello()
 	return first.start(), nil
 }
 
+// hold keeps the lock of the run directory.
+func (r *runner) hold(held *os.File) {
+	r.owning.Lock()
+	defer r.owning.Unlock()
+	r.held = held
+}
+
 // own does what only the holder of the run directory may do.
 func (r *runner) own(c Config) error {
+	r.owning.Lock() // a successor comes through the socket maybe, and has letGo called, before there is a way to close it
+	defer r.owning.Unlock()
 	var err error
 	r.stopControl, err = control{r.plan, r.acknowledge, r.leases}.serve(c.controlSocket())
 	if err = errors.Join(err, c.link()); err != nil {
@@ -80,6 +91,8 @@ func (r *runner) own(c Config) error {
 
 // letGo gives the run directory to whoever wants it. It may be called again.
 func (r *runner) letGo() {
+	r.owning.Lock()
+	defer r.owning.Unlock()
 	if r.stopControl != nil {
 		r.stopControl()
 	}
@@ -116,29 +129,42 @@ func newInstance(c Config, stderr io.Writer, old *instance, beside neighbours) (
 		return nil, err
 	}
 	old.keep(c, sources)
+	templates := c.templates() // before they are used: what changes meanwhile is found by the next plan
 	drivers, err := c.drivers(beside)
 	if err != nil {
 		return nil, err
 	}
-	i := &instance{config: c, log: c.logger(stderr), sources: sources, drivers: drivers, templates: c.templates()}
+	i := instance{config: c, log: c.logger(stderr), sources: sources, drivers: drivers, templates: templates}
 	if c.MarathonAccess.Insecure {
 		i.log.Warn("Marathon's certificate is not checked, as --marathon-insecure wants it")
 	}
+	return i.looped(), nil
+}
+
+// looped gives the instance with a loop and a status endpoint that nobody has used yet.
+func (i instance) looped() *instance {
 	i.loop = reconcile.New(reconcile.Config{
-		Sources: sources,
-		Drivers: drivers.forLoop(),
-		Policy:  c.policy(),
-		Guard:   c.guard(),
-		Flaps:   c.FlapLimit,
-		Resync:  c.RefreshInterval,
+		Sources: i.sources,
+		Drivers: i.drivers.forLoop(),
+		Policy:  i.config.policy(),
+		Guard:   i.config.guard(),
+		Flaps:   i.config.FlapLimit,
+		Resync:  i.config.RefreshInterval,
 		Log:     i.log,
 	})
-	if c.StatusEndpoint != "" {
+	if i.config.StatusEndpoint != "" {
 		b := buildInfo()
-		i.status = status.New(status.Config{Addr: c.StatusEndpoint, Pass: i.loop.Pass, Version: b.Version, Commit: b.Commit,
+		i.status = status.New(status.Config{Addr: i.config.StatusEndpoint, Pass: i.loop.Pass, Version: b.Version, Commit: b.Commit,
 			Warn: func(err error) { i.log.Warn("status endpoint is tried again; --status-endpoint moves it", "err", err) }})
 	}
-	return i, nil
+	return &i
+}
+
+// again gives the instance that goes on where this one has ended. Nothing is read from files, so nothing can be wrong with it.
+func (i *instance) again() *instance {
+	next := i.looped()
+	next.loop.Continue(i.loop)
+	return next
 }
 
 // keep puts the instance's own sources in the place of those that would be made from the same settings: they know which
@@ -231,8 +257,9 @@ type runner struct {
 	current atomic.Pointer[instance]
 	notices *notices // to systemd; nil where nobody listens
 
-	held        *os.File // the lock; nil when somebody else has it
-	stopControl func()   // nil without a control socket
+	owning      sync.Mutex // for what follows
+	held        *os.File   // the lock; nil when somebody else has it
+	stopControl func()     // nil without a control socket
 
 	ctx    context.Context // ends with the run
 	cancel context.CancelFunc
@@ -257,12 +284,9 @@ func (r *runner) run(end ending) int {
 			if gone {
 				return code
 			}
-			if e.next = r.again(current); e.next == nil {
-				end = ended
-				continue // with the signal
-			}
+			e.next = current.again()
 		case e.next == nil:
-			return r.finish(current, end, e.drain)
+			return r.finish(current, end, e.drain, true)
 		default:
 			if err := end(false, nothing); err != nil {
 				current.log.Error("the old configuration did not end cleanly", "err", err)
@@ -337,25 +361,48 @@ func (c Config) fixedChanges(next Config) []string {
 	return names
 }
 
-// finish ends the last instance. A second signal to end does so at once.
-func (r *runner) finish(last *instance, end ending, drain bool) int {
+// finish ends the last instance and gives the exit code. asked tells that a signal wants it: the next one ends at once.
+func (r *runner) finish(last *instance, end ending, drain, asked bool) int {
 	r.notices.finish(last.config.Drain + 2*closeGrace)
-	ended := make(chan error, 1)
-	go func() {
-		ended <- end(true, func() error { return last.close(drain) })
-	}()
+	err := r.patiently(asked, func() error {
+		return end(true, func() error { return last.close(drain) })
+	})
+	if sig := signalled(0); errors.As(err, &sig) {
+		return 128 + int(sig)
+	}
+	if err != nil {
+		last.log.Error("not ended cleanly", "err", err)
+		return exitError
+	}
+	return exitOK
+}
+
+// signalled is the error of what a signal has cut short.
+type signalled syscall.Signal
+
+func (s signalled) Error() string { return "ended by a signal: " + syscall.Signal(s).String() }
+
+// patiently calls f, and waits for it until TERM or INT comes for a second time. asked tells that the first has come.
+func (r *runner) patiently(asked bool, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
 	for {
-		select {
-		case err := <-ended:
-			if err != nil {
-				last.log.Error("not ended cleanly", "err", err)
-				return exitError
-			}
-			return exitOK
-		case sig := <-r.signals:
-			if number, ok := sig.(syscall.Signal); ok && (sig == syscall.SIGTERM || sig == syscall.SIGINT) {
-				return 128 + int(number)
+		var sig os.Signal
+		if len(r.waiting) > 0 {
+			sig, r.waiting = r.waiting[0], r.waiting[1:]
+		} else {
+			select {
+			case err := <-done:
+				return err
+			case sig = <-r.signals:
 			}
 		}
+		if sig != syscall.SIGTERM && sig != syscall.SIGINT {
+			continue
+		}
+		if number, ok := sig.(syscall.Signal); ok && asked {
+			return signalled(number)
+		}
+		asked = true
 	}
 }

@@ -216,7 +216,7 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 		}
 		stuck := func(bool, func() error) error { <-release; return nil }
 		r := &runner{signals: signals}
-		if got := r.finish(&instance{log: slog.New(slog.DiscardHandler)}, stuck, true); got != c.want {
+		if got := r.finish(&instance{log: slog.New(slog.DiscardHandler)}, stuck, true, true); got != c.want {
 			t.Errorf("%v while ending: exit code %d, want %d", c.signals, got, c.want)
 		}
 		close(release)
@@ -226,7 +226,7 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 func TestAnEndThatGoesWrongIsAnError(t *testing.T) {
 	r := &runner{signals: make(chan os.Signal)}
 	wrong := func(bool, func() error) error { return errors.New("file not written") }
-	if got := r.finish(&instance{log: slog.New(slog.DiscardHandler)}, wrong, false); got != 1 {
+	if got := r.finish(&instance{log: slog.New(slog.DiscardHandler)}, wrong, false, true); got != 1 {
 		t.Errorf("exit code %d, want 1", got)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,7 +25,10 @@ const (
 	lackingLimit = 3 * time.Second  // for single services, once the first pass was made
 	readyLimit   = 3 * time.Second  // for the holder to say that it is there
 	releaseLimit = 10 * time.Second // for the holder to let go of the lock, until its hanging is worth a line
-	lockPause    = 5 * time.Millisecond
+	inheritLimit = time.Second      // for the kernel to give back the lock of a holder that has died
+
+	lockPause      = 5 * time.Millisecond
+	lockPauseLimit = 250 * time.Millisecond
 )
 
 // errGone says that the holder has ended or goes on without us.
@@ -32,35 +37,58 @@ var errGone = errors.New("the proxymatic that holds the run directory has broken
 // takeOver starts the run beside the one that holds the run directory: our proxies take over its sockets and ports, and when they serve
 // all that it serves it closes its own. Until that was committed, any failure leaves it as it was.
 func (r *runner) takeOver(c Config) (ending, error) {
+	fail := func(err error) (ending, error) { return nil, fmt.Errorf("--take-over: %w", err) }
+	if _, err := newInstance(c, io.Discard, &instance{}, neighbours{}); err != nil {
+		return fail(err) // before anybody waits for us
+	}
 	l, o, err := askLease(c.controlSocket(), askLimit)
 	if err != nil {
-		return nil, fmt.Errorf("--take-over: %w", err)
+		return fail(err)
 	}
 	next, err := r.successor(c.in(o.Place), o)
 	if err != nil {
 		l.end()
-		return nil, fmt.Errorf("--take-over: %w", err)
+		return fail(err)
 	}
 	next.log.Info("taking over: the holder of the run directory waits", "services", len(o.serving()), "place", next.config.proxyDir())
 	end := next.start()
-	err = r.bringUp(next, o, l)
-	if err == nil {
-		err = commit(next.config, l)
-	}
-	if errors.Is(err, errGone) {
-		if r.held, _ = lock(c.RunDir); r.held != nil { // it has ended
-			err = next.config.Place.settle(c.RunDir)
+	inherited, err := r.bringUp(next, o, l)
+	if err == nil && !inherited {
+		if err = commit(l); errors.Is(err, errGone) && r.inherit(c) {
+			inherited, err = true, nil
 		}
 	}
 	if err != nil {
-		defer l.end()
-		_ = l.say(wordGiveUp) // it may be gone
-		return nil, fmt.Errorf("--take-over: %w", errors.Join(err, end(true, func() error { return next.close(true) }), o.Place.clear(c.RunDir)))
+		return fail(r.giveUp(next, end, l, err))
 	}
 	next.hello()
 	r.current.Store(next)
-	r.group.Go(func() { r.claim(next.config, o, l) })
+	r.group.Go(func() { r.claim(next.config, l, inherited) })
 	return end, nil
+}
+
+// giveUp ends an instance that cannot take over. The holder goes on at once, while our proxies finish what they have accepted.
+func (r *runner) giveUp(next *instance, end ending, l *lease, why error) error {
+	defer l.end()
+	next.log.Error("not taken over", "err", why)
+	err := end(false, nothing) // first, since the holder needs the status endpoint
+	_ = l.say(wordGiveUp)      // it may be gone
+	_, asked := errors.AsType[signalled](why)
+	return errors.Join(why, err, r.patiently(asked, func() error {
+		return errors.Join(next.close(true), next.config.Place.clear(next.config.RunDir))
+	}))
+}
+
+// inherit takes the run directory of a holder that has ended. One that was killed gives back what it had bit by bit, so that the lock
+// may come after the end of the lease; one that lives keeps it.
+func (r *runner) inherit(c Config) bool {
+	for began := time.Now(); time.Since(began) < inheritLimit; time.Sleep(lockPause) {
+		if held, err := lock(c.RunDir); err == nil {
+			r.hold(held)
+			return true
+		}
+	}
+	return false
 }
 
 // successor prepares an instance beside the holder's. Nothing happens until it is started.
@@ -72,8 +100,8 @@ func (r *runner) successor(c Config, o offer) (*instance, error) {
 		return nil, errors.New("the proxymatic that holds the run directory has another --haproxy: end it first, their proxies cannot have the same ports")
 	}
 	beside := neighbours{pens: o.Pens}
-	if o.HAProxy != nil {
-		beside.haproxy = &haproxy.Beside{Socket: o.HAProxy.Socket, Listens: o.HAProxy.Serving.Listens}
+	if o.HAProxy != nil && len(o.HAProxy.Serving.Listens) > 0 { // or else it does not run
+		beside.haproxy = &haproxy.Beside{Socket: o.HAProxy.Socket, Listens: o.HAProxy.Serving.Listens, Down: o.HAProxy.Serving.Down}
 		if filepath.IsLocal(beside.haproxy.Socket) {
 			beside.haproxy.Socket = filepath.Join(c.RunDir, beside.haproxy.Socket)
 		}
@@ -111,26 +139,32 @@ func (o offer) serving() []catalog.Key {
 	return keys
 }
 
-// bringUp waits until our proxies serve all that the holder's do and that is still wanted.
-func (r *runner) bringUp(next *instance, o offer, l *lease) error {
+// bringUp waits until our proxies serve all that the holder's do and that is still wanted. If the holder dies meanwhile, its proxies may
+// serve on, so that ours must be as good as for one that lives: then it has left us the run directory, which inherited tells.
+func (r *runner) bringUp(next *instance, o offer, l *lease) (inherited bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), bringUpLimit)
 	defer cancel()
 	var applied time.Time
+	lines := l.lines
 	lacking := errors.New("no pass was made: " + silence(next.loop.Pass()))
 	for {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not ready after %s: %w", bringUpLimit, lacking)
+			return inherited, fmt.Errorf("not ready after %s: %w", bringUpLimit, lacking)
 		case sig := <-r.signals:
-			if sig == syscall.SIGHUP {
-				r.waiting = append(r.waiting, sig)
+			if number, ok := sig.(syscall.Signal); ok && sig != syscall.SIGHUP {
+				return inherited, signalled(number)
+			}
+			r.waiting = append(r.waiting, sig)
+			continue
+		case _, open := <-lines:
+			if open {
 				continue
 			}
-			return fmt.Errorf("ended by a signal: %s", sig)
-		case _, open := <-l.lines:
-			if !open {
-				return errGone
+			if lines, inherited = nil, r.inherit(next.config); !inherited {
+				return false, errGone
 			}
+			next.log.Warn("the holder of the run directory has ended before it could hand over")
 		case <-time.After(lockPause):
 		}
 		pass := next.loop.Pass()
@@ -139,16 +173,16 @@ func (r *runner) bringUp(next *instance, o offer, l *lease) error {
 			continue
 		}
 		if err := failed(pass); err != nil {
-			return err
+			return inherited, err
 		}
 		if lacking = next.lacks(ctx, o.serving(), pass.Want); lacking == nil {
-			return nil
+			return inherited, nil
 		}
 		if applied.IsZero() {
 			applied = time.Now()
 		}
 		if time.Since(applied) > lackingLimit {
-			return lacking
+			return inherited, lacking
 		}
 	}
 }
@@ -207,7 +241,7 @@ func (i *instance) lacks(ctx context.Context, theirs []catalog.Key, want []*cata
 }
 
 // commit passes the point of no return: from then on our proxies are those that serve. It fails before that point only.
-func commit(c Config, l *lease) error {
+func commit(l *lease) error {
 	if l.say(wordReady) != nil {
 		return errGone
 	}
@@ -220,36 +254,23 @@ func commit(c Config, l *lease) error {
 	default:
 		return fmt.Errorf("the proxymatic that holds the run directory has not answered within %s: it hangs", readyLimit)
 	}
-	if err := c.Place.settle(c.RunDir); err != nil {
-		return err
-	}
 	if l.say(wordCommit) != nil {
 		return errGone
 	}
 	return nil
 }
 
-// claim takes the run directory when the former holder lets go of it, and follows that until it has ended.
-func (r *runner) claim(c Config, o offer, l *lease) {
+// claim takes the run directory when the former holder lets go of it, unless it was inherited, and follows that until it has ended. Then it
+// ends what former runs have left.
+func (r *runner) claim(c Config, l *lease, inherited bool) {
 	defer context.AfterFunc(r.ctx, func() { _ = l.conn.Close() })()
 	defer l.end()
 	log := r.current.Load().log
-	late := time.Now().Add(releaseLimit)
-	for err := error(nil); r.held == nil; {
-		if r.held, err = lock(c.RunDir); err == nil {
-			break
-		}
-		if !late.IsZero() && time.Now().After(late) {
-			log.Error("the former holder has not let go of the run directory, and may take a part of the clients still; end it", "err", err)
-			late = time.Time{}
-		}
-		select {
-		case <-r.ctx.Done():
-			return
-		case <-time.After(lockPause):
-		}
+	if !inherited && !r.waitForLock(c, log) {
+		return
 	}
-	if err := r.own(c); err != nil {
+	left := append(places(c.RunDir), 0) // before a successor of our own can have one
+	if err := errors.Join(c.Place.settle(c.RunDir), r.own(c)); err != nil {
 		log.Error("the run directory cannot be used fully", "err", err)
 	}
 	log.Info("taken over; the former proxies drain")
@@ -264,5 +285,26 @@ func (r *runner) claim(c Config, o offer, l *lease) {
 	}
 	current.loop.Wake()
 	current.log.Info("the former holder has ended")
-	r.sweep(current, o.From)
+	r.sweep(current, left...)
+}
+
+// waitForLock takes the lock when the former holder lets go of it. It is false when our own run ends before.
+func (r *runner) waitForLock(c Config, log *slog.Logger) bool {
+	began, named := time.Now(), false
+	for pause := lockPause; ; pause = min(2*pause, lockPauseLimit) {
+		held, err := lock(c.RunDir)
+		if err == nil {
+			r.hold(held)
+			return true
+		}
+		if !named && time.Since(began) > releaseLimit {
+			log.Error("the former holder has not let go of the run directory, and may take a part of the clients still; end it", "err", err)
+			named = true
+		}
+		select {
+		case <-r.ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+	}
 }

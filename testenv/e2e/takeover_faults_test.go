@@ -91,8 +91,8 @@ func TestSuccessorIsKilled(t *testing.T) {
 				next.host.Env = next.without(step.without)
 				h.must(next.host.Start(next.with("--take-over")...))
 				h.must(stage.Until(h.patient(), func() error { return step.reached(next) }))
-				killed = append(killed, time.Now())
 				next.host.Kill()
+				killed = append(killed, time.Now())
 				h.must(load.WaitRequests(h.patient(), 50))
 				h.must(stage.Until(h.patient(), func() error {
 					if h.frozen() == nil || h.begun("haproxy") == nil || h.begun("pen") == nil {
@@ -164,9 +164,16 @@ func (h house) fails(words string) {
 	}
 }
 
-// placed gives an error until a successor is about to commit.
+// placed gives an error until a successor has committed.
 func (h house) placed() error {
-	_, err := os.Stat(h.host.RunDir + "/place")
+	var serving, last int
+	text, err := os.ReadFile(h.host.RunDir + "/place")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &serving, &last)
+	}
+	if err == nil && serving == 0 {
+		err = errors.New("the first place serves still")
+	}
 	return err
 }
 
