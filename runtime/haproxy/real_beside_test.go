@@ -79,14 +79,11 @@ func TestRealCancelledCloseCutsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	closed := make(chan error, 1)
 	go func() { closed <- h.driver.Close(ctx, true) }()
-	for err == nil { // until the port is closed
+	for !errors.Is(err, syscall.ECONNREFUSED) { // until the port is closed
 		var conn net.Conn
 		if conn, err = net.Dial("tcp", address); err == nil {
 			conn.Close()
 		}
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Fatal(err)
 	}
 	cancel()
 	if err := <-closed; !errors.Is(err, context.Canceled) {
