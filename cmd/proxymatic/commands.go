@@ -46,6 +46,11 @@ type failure struct {
 	err    error
 }
 
+// problem tells of it beside what was read.
+func (f failure) problem() catalog.Problem {
+	return catalog.Problem{Source: f.source, Subject: "source", Reason: f.err.Error()}
+}
+
 // readAll reads every source once, all at the same time.
 func readAll(ctx context.Context, sources []reconcile.Source) ([]catalog.Snapshot, []failure) {
 	snaps, errs := make([]catalog.Snapshot, len(sources)), make([]error, len(sources))
@@ -86,7 +91,7 @@ func decide(ctx context.Context, c Config) (policy.Decision, []failure, error) {
 		d.Problems = append(d.Problems, s.Problems...)
 	}
 	for _, f := range failures {
-		d.Problems = append(d.Problems, catalog.Problem{Source: f.source, Subject: "source", Reason: f.err.Error()})
+		d.Problems = append(d.Problems, f.problem())
 	}
 	return d, failures, nil
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -63,8 +64,68 @@ func TestACommitmentCountsForBothOrForNone(t *testing.T) {
 	if err := successor.say(wordCommit); err == nil {
 		t.Error("a successor could commit to a holder that goes on")
 	}
-	if word, ok := successor.hear(0); ok {
-		t.Errorf("the holder says %q", word)
+}
+
+// A run that is to end gives its successor a moment still, and none when it is told a second time. What was sent till then counts.
+func TestSignalsWhileFrozen(t *testing.T) {
+	for _, c := range []struct {
+		rule    string
+		signals []os.Signal
+		word    string
+		want    bool
+	}{
+		{"TERM and HUP, and the commitment", []os.Signal{syscall.SIGTERM, syscall.SIGHUP}, wordCommit, true},
+		{"TERM twice, and the commitment just before", []os.Signal{syscall.SIGTERM, syscall.SIGTERM}, wordCommit, true},
+		{"TERM twice", []os.Signal{syscall.SIGTERM, syscall.SIGINT}, "", false},
+		{"the successor gives up", nil, wordGiveUp, false},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			holder, successor := leases(t)
+			defer successor.end()
+			signals := make(chan os.Signal, 2)
+			for _, sig := range c.signals {
+				signals <- sig
+			}
+			if c.word != "" {
+				if err := successor.say(c.word); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := &runner{signals: signals}
+			if got := r.decide(holder); got != c.want || holder.gaveUp != (c.word == wordGiveUp) {
+				t.Errorf("committed %t, given up %t, want %t", got, holder.gaveUp, c.want)
+			}
+		})
+	}
+}
+
+// Whoever cannot be served is told why.
+func TestRefusedLease(t *testing.T) {
+	dir, err := os.MkdirTemp("", "pm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket, asked := filepath.Join(dir, "s"), make(chan error, 1)
+	stop, err := serveControl(socket, nil, make(chan *lease))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	go func() {
+		_, _, err := readOffer(conn, time.Minute)
+		asked <- err
+	}()
+	if err := <-asked; err == nil || !strings.Contains(err.Error(), "another one takes over") {
+		t.Errorf("got %v, want the reason", err)
+	}
+	stop()
+	if !missing(socket) {
+		t.Error("the socket is still there")
 	}
 }
 

@@ -315,7 +315,7 @@ func (r *runner) listen(current *instance) event {
 		switch sig {
 		case syscall.SIGHUP:
 			r.notices.reloading()
-			next, err := r.reread(current)
+			next, err := r.reread(current, r.stderr)
 			r.notices.reloaded(err)
 			if err == nil {
 				return event{next: next}
@@ -329,15 +329,6 @@ func (r *runner) listen(current *instance) event {
 			return event{drain: current.config.OnExit == onExitDrain}
 		}
 	}
-}
-
-// reread reads the configuration again and prepares what runs from it.
-func (r *runner) reread(old *instance) (*instance, error) {
-	c, err := r.next(old.config)
-	if err != nil {
-		return nil, err
-	}
-	return newInstance(c, r.stderr, old, neighbours{})
 }
 
 // fixedChanges names the settings that a running proxymatic, or the HAProxy that it runs, cannot change.

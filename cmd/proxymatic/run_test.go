@@ -315,6 +315,13 @@ func TestHUPWhileMarathonIsDownContinues(t *testing.T) {
 	r.log.next(t, "source cannot be read, its last services stay")
 	for _, settings := range []string{"marathon: " + first.URL, "marathon: http://127.0.0.1:1", "marathon: http://127.0.0.1:1\ndrain: 7"} {
 		r.configure(t, "status-endpoint: "+endpoint+"\n"+settings)
+		before, _, err := askRun(t.Context(), r.dir+"/run/deep/control.sock")
+		if settings != "marathon: "+first.URL && !strings.Contains(before.Note, "this is what a HUP would do") {
+			t.Errorf("%s: plan %+v, %v before the HUP, want that of the new configuration", settings, before, err)
+		}
+		if err != nil || before.Error != "" || len(before.Drivers) != 2 {
+			t.Errorf("%s: plan %+v, %v before the HUP, want one made from what is known", settings, before, err)
+		}
 		r.signals <- syscall.SIGHUP
 		r.log.next(t, "configuration read again")
 		answer, running, err := askForPlan(t.Context(), r.dir+"/run/deep/control.sock")
@@ -323,6 +330,43 @@ func TestHUPWhileMarathonIsDownContinues(t *testing.T) {
 		}
 	}
 	r.end(t, syscall.SIGTERM, 0)
+}
+
+// What is gone for a moment is not taken for something that is not wanted any more.
+func TestHUPRefusesFilesThatAreGone(t *testing.T) {
+	unset(t)
+	flags := newFlags()
+	if err := flags.Parse([]string{"--services-file", writeFile(t, "[]")}); err != nil {
+		t.Fatal(err)
+	}
+	r := &runner{flags: flags}
+	old, err := r.next(Config{})
+	if err == nil || !strings.Contains(err.Error(), "--run-dir") {
+		t.Fatalf("%v, want that settings differ", err)
+	}
+	old.Place = 3
+	if next, err := r.next(old); err != nil || next.Place != 3 {
+		t.Errorf("%v, place %d, want that nothing has changed", err, next.Place)
+	}
+	for name, change := range map[string]func(*Config, string){
+		"config":           func(c *Config, path string) { c.File = path },
+		"haproxy-template": func(c *Config, path string) { c.HAProxyTemplate = path },
+		"pen-template":     func(c *Config, path string) { c.PenTemplate = path },
+	} {
+		path := defaultOf(name)
+		if !missing(path) {
+			t.Skip(path + " is there")
+		}
+		was := old
+		change(&was, path)
+		if _, err := r.next(was); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v, want that %s is not there any more", name, err, path)
+		}
+		change(&was, "/elsewhere") // a setting that is gone
+		if _, err := r.next(was); err != nil {
+			t.Errorf("%s: %v, want the built-in one", name, err)
+		}
+	}
 }
 
 func TestReserved(t *testing.T) {

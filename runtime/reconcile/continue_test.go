@@ -1,9 +1,12 @@
 package reconcile
 
 import (
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // resume starts a loop that continues one that has ended.
@@ -128,6 +131,38 @@ func TestWhatCameDuringTheLastPassIsNotLost(t *testing.T) {
 		driver = newDriver("haproxy")
 		r := resume(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}}, old.loop)
 		driver.serves(t, "map[web 80/tcp:[10.0.0.1:31000 10.0.0.2:31000]]")
+		r.stop()
+	})
+}
+
+// The plan for a configuration to come is made from what is known, and what its new sources say.
+func TestPlanOfTheNextLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source, driver := newSource("marathon"), newDriver("haproxy")
+		r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}})
+		source.say <- read(service("web", 80, 1))
+		synctest.Wait()
+		for _, c := range []struct {
+			sources []Source
+			fresh   []catalog.Snapshot
+			want    int
+		}{
+			{[]Source{source}, nil, 1},
+			{[]Source{source, newSource("file")}, []catalog.Snapshot{{Source: "file", Succeeded: time.Now(), Services: []*catalog.Service{service("other", 81, 1)}}}, 2},
+			{[]Source{newSource("marathon")}, []catalog.Snapshot{{Source: "marathon", Succeeded: time.Now()}}, 0},
+			{[]Source{source, newSource("file")}, nil, 1},
+			{[]Source{newSource("file")}, nil, 1}, // nothing goes until all have spoken
+			{[]Source{newSource("file")}, []catalog.Snapshot{{Source: "file", Succeeded: time.Now()}}, 0},
+		} {
+			next := New(Config{Sources: c.sources, Drivers: []Driver{newDriver("haproxy")}, Log: slog.New(slog.DiscardHandler)})
+			pass, err := r.loop.PlanNext(t.Context(), next, c.fresh)
+			if err != nil || len(pass.Want) != c.want {
+				t.Errorf("%v: %+v, %v, want %d services", c, pass, err, c.want)
+			}
+		}
+		if pass, err := r.loop.Plan(t.Context()); err != nil || len(pass.Want) != 1 {
+			t.Errorf("our own plan is now %+v, %v", pass, err)
+		}
 		r.stop()
 	})
 }

@@ -60,6 +60,8 @@ type Loop struct {
 
 type planRequest struct {
 	ctx   context.Context
+	next  *Loop              // whose plan it is, if it continued with fresh; nil for our own
+	fresh []catalog.Snapshot // newer than ours
 	reply chan planReply
 }
 
@@ -121,8 +123,18 @@ func (l *Loop) Wake() { signal(l.fresh) }
 // Plan tells what a pass over the current snapshots would do: its Drivers have the plans in place of reports. It waits
 // for a running pass. The error names a source that has not spoken yet, or joins what the drivers could not plan; only
 // in the second case is there a Pass too. It needs Run beside it.
-func (l *Loop) Plan(ctx context.Context) (*Pass, error) {
-	request := planRequest{ctx: ctx, reply: make(chan planReply, 1)}
+func (l *Loop) Plan(ctx context.Context) (*Pass, error) { return l.ask(planRequest{ctx: ctx}) }
+
+// PlanNext tells what next would do if it continued l now, and its sources gave the fresh snapshots: those whose settings are new.
+// A source that has said nothing yet is left out, as next would go on without it. Run of next must not have begun, and it must
+// not be used for anything else. Otherwise it is as Plan.
+func (l *Loop) PlanNext(ctx context.Context, next *Loop, fresh []catalog.Snapshot) (*Pass, error) {
+	return l.ask(planRequest{ctx: ctx, next: next, fresh: fresh})
+}
+
+func (l *Loop) ask(request planRequest) (*Pass, error) {
+	ctx := request.ctx
+	request.reply = make(chan planReply, 1)
 	select {
 	case l.plans <- request:
 	case <-l.done:
@@ -196,7 +208,7 @@ func (l *Loop) loop(ctx context.Context) {
 			return
 		case request := <-l.plans:
 			l.takeInbox() // who put something there has asked for a pass too
-			request.reply <- l.plan(ctx, request.ctx)
+			request.reply <- request.by(l).plan(ctx, request.ctx)
 			continue
 		case reply := <-l.acks:
 			reply <- l.release()
@@ -209,6 +221,19 @@ func (l *Loop) loop(ctx context.Context) {
 		l.onTimer(time.Now())
 		l.work(ctx)
 	}
+}
+
+// by gives the loop that plans. That of l has taken everything.
+func (r planRequest) by(l *Loop) *Loop {
+	if r.next == nil {
+		return l
+	}
+	r.next.Continue(l)
+	r.next.Adopt(r.fresh)
+	if len(r.next.silent()) == 0 {
+		r.next.forget()
+	}
+	return r.next
 }
 
 // drain takes everything that was asked for meanwhile, so that one pass answers it all.
