@@ -196,11 +196,34 @@ func TestTakeOver(t *testing.T) {
 			} else {
 				h.flawless(load)
 			}
-			left, err := os.ReadDir(h.host.RunDir)
-			h.must(err)
-			t.Log("left in the run directory:", left)
+			h.leaves(h.host.RunDir, c.pen)
 		})
 	}
+}
+
+// leaves checks what two take-overs leave in the run directory: nothing of the former proxies.
+func (h house) leaves(dir string, pen bool) {
+	h.Helper()
+	want := []string{"control.sock", "haproxy.sock", "lock", "place", "place-2"}
+	if pen {
+		want = slices.DeleteFunc(want, func(name string) bool { return name == "haproxy.sock" })
+	}
+	h.must(stage.Until(h.patient(), func() error {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		var names []string
+		for _, e := range entries {
+			if test := []string{"haproxy.cfg", "log", "notify", "state"}; !slices.Contains(test, e.Name()) { // the first host's
+				names = append(names, e.Name())
+			}
+		}
+		if !slices.Equal(names, want) {
+			return fmt.Errorf("%q is left in the run directory, want %q", names, want)
+		}
+		return nil
+	}))
 }
 
 // listeners gives the inodes of the sockets that listen on the ports of TCP services.
