@@ -107,7 +107,7 @@ func TestRefusedLease(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket, asked := filepath.Join(dir, "s"), make(chan error, 1)
-	stop, err := serveControl(socket, nil, make(chan *lease))
+	stop, err := control{leases: make(chan *lease)}.serve(socket)
 	if err != nil {
 		t.Fatal(err)
 	}

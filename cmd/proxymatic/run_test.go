@@ -315,7 +315,7 @@ func TestHUPWhileMarathonIsDownContinues(t *testing.T) {
 	r.log.next(t, "source cannot be read, its last services stay")
 	for _, settings := range []string{"marathon: " + first.URL, "marathon: http://127.0.0.1:1", "marathon: http://127.0.0.1:1\ndrain: 7"} {
 		r.configure(t, "status-endpoint: "+endpoint+"\n"+settings)
-		before, _, err := askRun(t.Context(), r.dir+"/run/deep/control.sock")
+		before, _, err := askForPlan(t.Context(), r.dir+"/run/deep/control.sock")
 		if settings != "marathon: "+first.URL && !strings.Contains(before.Note, "this is what a HUP would do") {
 			t.Errorf("%s: plan %+v, %v before the HUP, want that of the new configuration", settings, before, err)
 		}

@@ -228,12 +228,18 @@ func (r planRequest) by(l *Loop) *Loop {
 	if r.next == nil {
 		return l
 	}
-	r.next.Continue(l)
-	r.next.Adopt(r.fresh)
-	if len(r.next.silent()) == 0 {
-		r.next.forget()
+	n := r.next
+	n.snaps, n.decision, n.history = maps.Clone(l.snaps), l.decision, l.history
+	for name, w := range l.weighed { // l's damper counts on for l alone
+		n.weighed[name] = &weighed{kept: w.kept, services: w.services, damper: &policy.Damper{Limit: n.cfg.Flaps}}
 	}
-	return r.next
+	for _, s := range r.fresh {
+		n.take(s)
+	}
+	if len(n.silent()) == 0 {
+		n.forget()
+	}
+	return n
 }
 
 // drain takes everything that was asked for meanwhile, so that one pass answers it all.
