@@ -126,6 +126,7 @@ func TestStartWithoutAnySourceFromTheSavedState(t *testing.T) {
 
 	w.must(w.host.Start("--marathon", w.site.URL))
 	w.settled()
+	w.must(w.host.Ready(w.patient()))
 	load = w.load(ports, 300)
 	status, text, err := w.host.Get(w.Context(), "/readyz")
 	if err != nil || status != 200 || !strings.Contains(text, "source marathon was read ") {
