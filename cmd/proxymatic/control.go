@@ -11,8 +11,6 @@ import (
 	"os"
 	"syscall"
 	"time"
-
-	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // planLimit is how long a run works on a plan for a client that sets no limit itself.
@@ -24,7 +22,7 @@ const handOverWait = 5 * time.Second
 // control is what others may ask of a run.
 type control struct {
 	plan   func(context.Context) planned
-	ack    func() []catalog.Problem
+	ack    func(context.Context) acked
 	leases chan<- *lease
 }
 
@@ -50,9 +48,11 @@ func (c control) serve(path string) (stop func(), err error) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(c.plan(ctx)) // a client that left misses its answer, nobody else does
 	})
-	mux.HandleFunc("POST /ack", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("POST /ack", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), planLimit)
+		defer cancel()
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(orEmpty(c.ack())) // as above
+		_ = json.NewEncoder(w).Encode(c.ack(ctx)) // as above
 	})
 	mux.HandleFunc("POST "+leasePath, func(w http.ResponseWriter, _ *http.Request) {
 		conn, buffered, err := http.NewResponseController(w).Hijack()

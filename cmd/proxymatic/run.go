@@ -189,13 +189,14 @@ func (i *instance) hello() {
 	i.log.Info("started", "version", b.Version, "pid", os.Getpid(), "config", i.config.File)
 }
 
-// recall lets what was saved before the start stand in for sources that cannot be read.
+// recall tells the loop what was saved before the start. It stands in for sources that cannot be read where no proxy serves: one that
+// does has what was known later.
 func (i *instance) recall() {
 	saved, err := loadState(i.config.stateFile())
 	if err != nil {
 		i.log.Warn("what the sources told before the start is not known", "err", err)
 	}
-	i.loop.StandIn(saved)
+	i.loop.Recall(saved, len(saved) > 0 && !i.drivers.serve())
 }
 
 // ending stops an instance and waits for that. It first says so on the status endpoint when terminating, and then calls last,

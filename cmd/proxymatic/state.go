@@ -22,6 +22,7 @@ import (
 const (
 	stateFormat = 1
 	saveEvery   = 10 * time.Second // at most
+	saveAge     = 10 * time.Minute // how old the time of a reading may be that is written down
 	unusable    = ".unusable"      // is added to the name of a state file that cannot be read
 )
 
@@ -101,7 +102,7 @@ func stateText(sources []reconcile.SourceState) ([]byte, error) {
 // saveState writes down what counts of the sources, whenever that has changed, until ctx ends and once more then.
 func (i *instance) saveState(ctx context.Context) {
 	var saved []reconcile.SourceState
-	var failed string
+	var failed string // why
 	ticker := time.NewTicker(saveEvery)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
@@ -110,12 +111,16 @@ func (i *instance) saveState(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		now := i.loop.Pass().Sources
-		if slices.EqualFunc(saved, now, savedAlike) {
-			continue
+		unread := func(s reconcile.SourceState) bool { return s.Succeeded.IsZero() }
+		if slices.ContainsFunc(now, unread) || ctx.Err() == nil && slices.EqualFunc(saved, now, savedAlike) {
+			continue // what was saved of a source that was not read yet is worth more
 		}
 		text, err := stateText(now)
 		if err == nil {
 			err = host.WriteFile(i.config.stateFile(), text)
+		}
+		if err == nil {
+			err = os.Chmod(i.config.stateFile(), 0o640)
 		}
 		if err == nil {
 			saved, failed = now, ""
@@ -130,5 +135,5 @@ func (i *instance) saveState(ctx context.Context) {
 
 // savedAlike reports whether nothing of a source has to be written down anew.
 func savedAlike(a, b reconcile.SourceState) bool {
-	return a.Name == b.Name && a.Succeeded.IsZero() == b.Succeeded.IsZero() && catalog.SameList(a.Services, b.Services)
+	return a.Name == b.Name && b.Succeeded.Sub(a.Succeeded) < saveAge && catalog.SameList(a.Services, b.Services)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/meltwater/proxymatic/pen"
 	"github.com/meltwater/proxymatic/runtime/haproxy"
@@ -139,6 +140,23 @@ func (d drivers) all() []driver {
 	}
 	return []driver{d.haproxy, d.pen}
 }
+
+// serve reports whether any proxy may be serving. One that cannot be asked may.
+func (d drivers) serve() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), serveWait)
+	defer cancel()
+	if pens, err := d.pen.Serving(ctx); err != nil || len(pens) > 0 {
+		return true
+	}
+	if d.haproxy == nil {
+		return false
+	}
+	serving, err := d.haproxy.Serving(ctx)
+	return err != nil || len(serving.Listens) > 0
+}
+
+// serveWait bounds how long proxies are asked at the start whether they serve.
+const serveWait = 5 * time.Second
 
 // forLoop gives them as the loop sees them.
 func (d drivers) forLoop() []reconcile.Driver {

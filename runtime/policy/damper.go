@@ -54,6 +54,7 @@ type flap struct {
 func (d *Damper) Next(list []*catalog.Service, now time.Time) (admitted []*catalog.Service, next time.Time) {
 	switch {
 	case d.Limit == 0:
+		*d = Damper{}
 		return list, time.Time{}
 	case d.flaps == nil:
 		d.flaps, d.damped, d.told = map[place]*flap{}, map[place]*flap{}, list
@@ -63,6 +64,23 @@ func (d *Damper) Next(list []*catalog.Service, now time.Time) (admitted []*catal
 	d.told = list
 	d.sweep(now)
 	return d.admit(list, now)
+}
+
+// With gives a damper with another limit that knows what this one does.
+func (d *Damper) With(limit int) *Damper {
+	other := *d
+	other.Limit, other.flaps, other.damped = limit, nil, nil
+	if d.flaps != nil {
+		other.flaps, other.damped = map[place]*flap{}, map[place]*flap{}
+	}
+	for p, f := range d.flaps {
+		same := *f
+		same.came = slices.Clone(f.came)
+		if other.flaps[p] = &same; d.damped[p] != nil {
+			other.damped[p] = &same
+		}
+	}
+	return &other
 }
 
 // count notes which servers have come.

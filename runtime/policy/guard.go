@@ -27,8 +27,15 @@ type Kept struct {
 	Held     []Held             // in the order of their keys and addresses
 
 	told    []*catalog.Service // the source's own list
+	gone    []loss             // that were let go though nothing said that they ended, within Hold
 	adopted bool               // this process has not heard of Services from the source
 	fresh   bool               // but they were known so shortly before that not many can have ended
+}
+
+// loss is servers that were let go at a time.
+type loss struct {
+	at      time.Time
+	servers int
 }
 
 // Held is a server that counts though its source does not tell of it.
@@ -37,6 +44,7 @@ type Held struct {
 	Server  catalog.Server
 	Since   time.Time
 
+	many     bool      // it was one of many; or else it is held because nobody else serves
 	repeated time.Time // when the first full reading since said the same; zero for not yet
 	adopted  bool      // the source never told this process of it, so that it cannot say that it is missing
 }
@@ -60,16 +68,41 @@ func (g Guard) Next(was Kept, s catalog.Snapshot, now time.Time) Kept {
 		return was
 	}
 	next := Kept{told: s.Services, Services: s.Services}
+	next.gone = slices.DeleteFunc(slices.Clone(was.gone), func(l loss) bool { return now.Sub(l.at) >= g.Hold })
 	missed := g.missed(was, s, now)
 	if len(missed) == 0 {
 		return next
 	}
-	many := len(missed) >= g.Min && 100*len(missed) > g.Percent*catalog.CountServers(was.Services) && (!was.adopted || was.fresh)
-	next.Held = slices.DeleteFunc(missed, func(h Held) bool {
-		return h.Since.Equal(now) && !many && serves(s.Services, h.Service.Key)
-	})
+	lost := len(missed)
+	for _, l := range next.gone { // many little ones are a large one
+		lost += l.servers
+	}
+	total := catalog.CountServers(was.Services) + lost - len(missed)
+	many := lost >= g.Min && 100*lost > g.Percent*total && (!was.adopted || was.fresh)
+	known := addresses(s.Services)
+	for _, h := range missed {
+		h.many = h.many || many
+		switch is := find(s.Services, h.Service.Key); {
+		case known[h.Server.Addr], is != nil && is.Name != h.Service.Name: // it is another's by now, or the port is
+		case h.many, is == nil, len(is.Servers) == 0:
+			next.Held = append(next.Held, h)
+		case h.Since.Equal(now):
+			next.gone = append(next.gone, loss{now, 1})
+		}
+	}
 	next.Services = next.withHeld(was.Services)
 	return next
+}
+
+// addresses gives those of all servers.
+func addresses(services []*catalog.Service) map[netip.AddrPort]bool {
+	out := map[netip.AddrPort]bool{}
+	for _, s := range services {
+		for _, v := range s.Servers {
+			out[v.Addr] = true
+		}
+	}
+	return out
 }
 
 // missed gives the servers that counted, that the source does not tell of, and that may be alive.
@@ -130,12 +163,6 @@ func (g Guard) doubt(h Held, s catalog.Snapshot, now time.Time) (Held, bool) {
 	}
 }
 
-// serves reports whether a service has servers.
-func serves(list []*catalog.Service, key catalog.Key) bool {
-	s := find(list, key)
-	return s != nil && len(s.Servers) > 0
-}
-
 func find(list []*catalog.Service, key catalog.Key) *catalog.Service {
 	i, ok := slices.BinarySearchFunc(list, key, func(s *catalog.Service, k catalog.Key) int { return s.Key.Compare(k) })
 	if !ok {
@@ -151,6 +178,9 @@ func has(s *catalog.Service, addr netip.AddrPort) bool {
 
 // withHeld gives what the source tells with what is held. A service that counted before in the same form stays the same.
 func (k Kept) withHeld(before []*catalog.Service) []*catalog.Service {
+	if len(k.Held) == 0 {
+		return k.told
+	}
 	out, rest := make([]*catalog.Service, 0, len(k.told)+len(k.Held)), k.told
 	for held := k.Held; len(held) > 0; {
 		key := held[0].Service.Key

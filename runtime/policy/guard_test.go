@@ -84,6 +84,7 @@ func TestGuard(t *testing.T) {
 		"the last of one that stays":             {"80:1 81:2,3", "80: 81:2,3", "80:1! 81:2,3", false},
 		"the last of a service, which has ended": {"80:1 81:2,3", "81:2,3", "81:2,3", true},
 		"a successor":                            {"80:1", "80:2", "80:2", false},
+		"an address that is another's now":       {"80:1 81:2", "81:1,2", "81:1,2", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kept := guard.Next(Kept{}, catalog.Snapshot{Services: list(c.before), Succeeded: start}, start)
@@ -122,6 +123,8 @@ func TestGuardLetsGo(t *testing.T) {
 		"not by one reading":                      {{0, 0, all, false, all}, {10, 10, "", true, held}, {200, 200, "", true, held}, {201, 200, "", true, held}, {202, 201, "", true, ""}},
 		"not by readings before the time is over": {{0, 0, all, false, all}, {10, 10, "", true, held}, {20, 20, "", true, held}, {200, 30, "", true, held}},
 		"by what comes back":                      {{0, 0, all, false, all}, {10, 10, "", true, held}, {20, 20, all, false, all}, {200, 200, "80:1", true, "80:1,2!,3!,4!,5!,6!"}},
+		"the last of a service by a successor":    {{0, 0, "80:1 81:2", false, "80:1 81:2"}, {10, 10, "81:2", true, "80:1! 81:2"}, {20, 10, "80:3 81:2", true, "80:3 81:2"}},
+		"many not by successors":                  {{0, 0, all, false, all}, {10, 10, "", true, held}, {20, 10, "80:7", true, held + ",7"}},
 		"by what is said of them":                 {{0, 0, all, false, all}, {10, 10, "", true, held}, {20, 10, "", false, ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -130,7 +133,7 @@ func TestGuardLetsGo(t *testing.T) {
 				at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
 				snap := catalog.Snapshot{Services: list(s.told), Succeeded: at(s.at), Listed: at(s.read)}
 				if s.missing {
-					snap.Missing = missing(list(all), snap.Services)
+					snap.Missing = missing(list(all+" 81:2"), snap.Services)
 				}
 				kept = guard.Next(kept, snap, at(s.at))
 				if got := short(kept.Services); got != s.want {
@@ -171,6 +174,10 @@ func TestGuardOfWhatWasKnownBefore(t *testing.T) {
 	}
 }
 
+func holds(k Kept, key catalog.Key, addr netip.AddrPort) bool {
+	return slices.ContainsFunc(k.Held, func(h Held) bool { return h.Service.Key == key && h.Server.Addr == addr })
+}
+
 // Whatever a source tells, nothing of it is lost, nothing is held that it tells of, and what is held was told before.
 func TestGuardProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -199,6 +206,14 @@ func TestGuardProperty(t *testing.T) {
 				for _, v := range told.Servers {
 					if is == nil || !slices.Contains(is.Servers, v) {
 						t.Fatalf("%s was told, %s counts", short(s.Services), short(kept.Services))
+					}
+				}
+			}
+			for _, was := range before.told { // its last ones, unless they are another's by now
+				is := find(s.Services, was.Key)
+				for _, v := range was.Servers {
+					if (is == nil || len(is.Servers) == 0) && !addresses(s.Services)[v.Addr] && !holds(kept, was.Key, v.Addr) {
+						t.Fatalf("%s of %s, of which none is left, is not held: %s", v.Addr, was.Key, short(kept.Services))
 					}
 				}
 			}

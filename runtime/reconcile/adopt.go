@@ -1,6 +1,11 @@
 package reconcile
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -23,12 +28,12 @@ func (l *Loop) Adopt(snaps []catalog.Snapshot) {
 	l.Wake()
 }
 
-// StandIn has the snapshots of an earlier run count for sources that cannot be read, or are silent for a second, until they have
-// spoken. Run must not have begun.
-func (l *Loop) StandIn(snaps []catalog.Snapshot) {
-	l.standIns = map[string]catalog.Snapshot{}
+// Recall tells what was known of the sources before the start. What they then lack is doubted. With standIn it counts for those that
+// cannot be read, or are silent for a second, until they have spoken: for where nothing is served yet. Run must not have begun.
+func (l *Loop) Recall(snaps []catalog.Snapshot, standIn bool) {
+	l.known, l.standIns = map[string]catalog.Snapshot{}, standIn
 	for _, s := range snaps {
-		l.standIns[s.Source] = s
+		l.known[s.Source] = s
 	}
 }
 
@@ -41,13 +46,19 @@ func (l *Loop) adopt(s catalog.Snapshot) {
 	}
 }
 
-// standIn lets what was known of a source before the start count, if anything was, and says so.
-func (l *Loop) standIn(name string) {
-	s, ok := l.standIns[name]
-	if !ok {
+// mayStandIn reports whether what was known of a source before the start may count, since it has not spoken.
+func (l *Loop) mayStandIn(s Source) bool {
+	_, known := l.known[s.Name()]
+	return known && l.standIns && l.snaps[s.Name()].Succeeded.IsZero()
+}
+
+// standIn lets what was known of a source before the start count, if it may, and says so.
+func (l *Loop) standIn(source Source) {
+	if !l.mayStandIn(source) {
 		return
 	}
-	delete(l.standIns, name)
+	name := source.Name()
+	s := l.known[name]
 	s.Err, s.Heard, s.Event = l.snaps[name].Err, time.Time{}, time.Time{}
 	if s.Err == "" {
 		s.Err = "no answer so far"
@@ -58,13 +69,15 @@ func (l *Loop) standIn(name string) {
 }
 
 // Acknowledge lets go what is held of sources that do not tell of it any more, and tells what that is. It needs Run beside it.
-func (l *Loop) Acknowledge() []catalog.Problem {
+func (l *Loop) Acknowledge(ctx context.Context) ([]catalog.Problem, error) {
 	reply := make(chan []catalog.Problem, 1)
 	select {
 	case l.acks <- reply:
-		return <-reply
+		return <-reply, nil
 	case <-l.done:
-		return nil
+		return nil, errors.New("the configuration is read again, or the run ends or hands over: try again")
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the running pass: %w", ctx.Err())
 	}
 }
 
@@ -72,9 +85,20 @@ func (l *Loop) Acknowledge() []catalog.Problem {
 func (l *Loop) release() []catalog.Problem {
 	l.takeInbox()
 	var out []catalog.Problem
-	for name, w := range l.weighed {
+	for _, name := range slices.Sorted(maps.Keys(l.weighed)) {
+		w := l.weighed[name]
 		out = append(out, l.cfg.Guard.Problems(w.kept, name)...)
 		l.weigh(name, w.kept.Release(), w.damper)
 	}
 	return out
+}
+
+// source gives the source of a name, nil when there is none.
+func (l *Loop) source(name string) Source {
+	for _, s := range l.cfg.Sources {
+		if s.Name() == name {
+			return s
+		}
+	}
+	return nil
 }

@@ -38,7 +38,7 @@ func TestAdoptedSnapshotsAreAppliedAtOnce(t *testing.T) {
 // What was saved counts for those who cannot be read, and no longer than that; nobody waits for it.
 func TestWhatWasKnownBeforeTheStartStandsIn(t *testing.T) {
 	saved := []catalog.Snapshot{{Source: "marathon", Services: []*catalog.Service{service("web", 80, 2)}, Succeeded: time.Unix(1, 0)}}
-	standIn := func(l *Loop) { l.StandIn(saved) }
+	standIn := func(l *Loop) { l.Recall(saved, true) }
 	for name, c := range map[string]struct {
 		says  *catalog.Snapshot
 		after time.Duration // the first pass
@@ -77,7 +77,21 @@ func TestWhatWasKnownBeforeTheStartStandsIn(t *testing.T) {
 			source.say <- read(service("other", 81, 1))
 			time.Sleep(2 * standInAfter)
 			synctest.Wait()
-			driver.serves(t, "map[other 81/tcp:[10.0.0.1:31000]]")
+			driver.serves(t, "map[other 81/tcp:[10.0.0.1:31000] web 80/tcp:[10.0.0.2:31000]]") // doubted, but for the address that is other's
+		})
+	})
+	t.Run("where something is served", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			source, driver := newSource("marathon"), newDriver("haproxy")
+			r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}}, func(l *Loop) { l.Recall(saved, false) })
+			defer r.stop()
+			source.say <- failed("no route")
+			time.Sleep(2 * standInAfter)
+			synctest.Wait()
+			driver.applies(t)
+			source.say <- read()
+			synctest.Wait()
+			driver.serves(t, "map[web 80/tcp:[10.0.0.1:31000 10.0.0.2:31000]]")
 		})
 	})
 }
@@ -100,8 +114,8 @@ func TestAcknowledge(t *testing.T) {
 		if p := r.loop.Pass(); p.Sources[0].Held != 1 || len(p.Problems) != 1 {
 			t.Errorf("%d servers held, problems %v", p.Sources[0].Held, p.Problems)
 		}
-		if released := r.loop.Acknowledge(); len(released) != 1 {
-			t.Errorf("released: %v", released)
+		if released, err := r.loop.Acknowledge(t.Context()); err != nil || len(released) != 1 {
+			t.Errorf("released: %v, %v", released, err)
 		}
 		synctest.Wait()
 		driver.serves(t, "map[]")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,7 +49,8 @@ type Loop struct {
 	// The rest belongs to the goroutine of Run.
 	snaps     map[string]catalog.Snapshot
 	weighed   map[string]*weighed         // what counts of each
-	standIns  map[string]catalog.Snapshot // what was known of sources before the start, until they have spoken
+	known     map[string]catalog.Snapshot // of sources before the start
+	standIns  bool                        // it may count for those that have not spoken
 	drivers   []driver
 	decision  policy.Decision
 	decided   []catalog.Snapshot // what it was made of; nil when not by our own policy, but by that of a loop before
@@ -97,10 +99,13 @@ func New(cfg Config) *Loop {
 // first pass then comes with the start of Run, and what is served waits for no source again. Run of old must have
 // returned, that of l not have begun.
 func (l *Loop) Continue(old *Loop) {
-	l.snaps, l.standIns = maps.Clone(old.snaps), old.standIns
+	l.snaps, l.known, l.standIns = maps.Clone(old.snaps), old.known, old.standIns
 	for name, w := range old.weighed {
-		w.damper.Limit = l.cfg.Flaps
-		l.weigh(name, w.kept, w.damper)
+		kept := w.kept
+		if l.source(name) != old.source(name) { // which knows nothing of what is missing
+			kept = l.cfg.Guard.Adopt(kept.Services, old.snaps[name].Succeeded, time.Now())
+		}
+		l.weigh(name, kept, w.damper.With(l.cfg.Flaps))
 	}
 	l.decision, l.history = old.decision, old.history
 	for i := range l.drivers {
@@ -271,11 +276,13 @@ func (l *Loop) take(s catalog.Snapshot) {
 	logSource(l.cfg.Log, old, s)
 	switch {
 	case read:
-		delete(l.standIns, s.Source)
 		was := l.weighedOf(s.Source)
+		if before, ok := l.known[s.Source]; ok && old.Succeeded.IsZero() {
+			was.kept = l.cfg.Guard.Adopt(before.Services, before.Succeeded, time.Now())
+		}
 		l.weigh(s.Source, l.cfg.Guard.Next(was.kept, s, time.Now()), was.damper)
 	case s.Err != "":
-		l.standIn(s.Source)
+		l.standIn(l.source(s.Source))
 	}
 }
 
@@ -297,7 +304,7 @@ func (l *Loop) nextTimer() time.Time {
 	if !l.warnAt.IsZero() && l.warnAt.Before(next) {
 		next = l.warnAt
 	}
-	if len(l.standIns) > 0 && !l.standInAt.IsZero() && l.standInAt.Before(next) {
+	if !l.standInAt.IsZero() && l.standInAt.Before(next) && slices.ContainsFunc(l.cfg.Sources, l.mayStandIn) {
 		next = l.standInAt
 	}
 	for _, w := range l.weighed {
@@ -324,8 +331,8 @@ func (l *Loop) onTimer(now time.Time) {
 	}
 	if !l.standInAt.IsZero() && !now.Before(l.standInAt) {
 		l.standInAt = time.Time{}
-		for _, s := range l.silent() {
-			l.standIn(s.Name)
+		for _, s := range l.cfg.Sources {
+			l.standIn(s)
 		}
 	}
 	if !l.warnAt.IsZero() && !now.Before(l.warnAt) {

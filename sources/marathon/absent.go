@@ -1,8 +1,8 @@
 package marathon
 
 import (
+	"cmp"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -19,27 +19,30 @@ type absence struct {
 }
 
 // longestAbsence is how long a task is remembered that answers do not list.
-const longestAbsence = time.Hour
+const longestAbsence = 24 * time.Hour
 
 // compare notes which of the tasks that served an answer does not list. Whatever an answer says of a task, it is not absent; nor is any
 // where as many run as the app wants.
-func (f *fleet) compare(known entry, answer app, now time.Time) {
-	id := known.app.ID
+// then is what was known when the tasks were.
+func (f *fleet) compare(known entry, then world, answer app, now time.Time) {
+	id := cmp.Or(answer.ID, known.app.ID)
 	if answer.complete() {
 		f.absentNow(id, nil)
 		return
 	}
 	next := maps.Clone(f.absent[id])
+	listed := make(map[string]bool, len(answer.tasks))
 	for _, t := range answer.tasks {
+		listed[t.ID] = true
 		delete(next, t.ID)
 	}
 	for _, t := range known.app.tasks {
-		if slices.ContainsFunc(answer.tasks, func(o task) bool { return o.ID == t.ID }) {
+		if listed[t.ID] {
 			continue
 		}
 		alone := known.app
 		alone.tasks = []task{t}
-		if offers := route(alone, f.world(now)).offers; countServers(offers) > 0 {
+		if offers := route(alone, then).offers; countServers(offers) > 0 {
 			if next == nil {
 				next = map[string]absence{}
 			}

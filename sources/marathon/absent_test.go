@@ -102,7 +102,7 @@ func TestWhatAnswersLackThoughNothingSaidThatItEndedIsMissing(t *testing.T) {
 	}
 }
 
-func TestAbsentTasksAreForgottenAfterAnHour(t *testing.T) {
+func TestAbsentTasksAreForgottenAfterADay(t *testing.T) {
 	now := start()
 	f, _ := fleetOf(t, plainA, now).renewed(list(t, "", now.Add(time.Second)), now.Add(time.Second))
 	for _, c := range []struct {
