@@ -1,5 +1,5 @@
 # proxymatic from the package, with its configuration from Hiera (data/common.yaml beside this file is an example).
-# Needs the module puppetlabs-stdlib for to_yaml, and the package in a repository of yours. $ensure is proxymatic's version.
+# Needs the module puppetlabs-stdlib, 9 or newer, and the package in a repository of yours. $ensure is proxymatic's version.
 class profile::proxymatic (
   Hash   $config,
   String $ensure = 'installed',
