@@ -120,6 +120,7 @@ engine: debootstrap
 	@$(call ensure,DOCKER_BUILDKIT=1 docker build --help,docker-buildx)
 	@$(call ensure,docker compose version || command -v docker-compose,docker-compose)
 	@$(call need,iptables,iptables)
+	@$(call need,ps,procps)
 	@$(call need,slirp4netns,slirp4netns)
 	@$(call ensure,mountpoint /sys/fs/cgroup || command -v cgroupfs-mount,cgroupfs-mount)
 

@@ -22,7 +22,7 @@ class profile::proxymatic (
     ensure       => file,
     owner        => 'root',
     group        => 'root',
-    mode         => '0600',
+    mode         => '0640',
     show_diff    => false, # it may hold passwords
     content      => stdlib::to_yaml($config),
     validate_cmd => '/usr/bin/proxymatic validate --config %',
