@@ -26,7 +26,7 @@ VERSION     ?= $(shell { git describe --tags --match 'v*' --dirty 2>/dev/null ||
 	echo "0.0.0-$$(git rev-list --count HEAD)-g$$(git rev-parse --short HEAD)"; } | sed -E 's/^v//; s/-([0-9]+)-g/+\1.g/; s/-dirty$$/.dirty/')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build image test e2e chaos soak matrix bench fuzz docker-check packages packages-check lint clean go haproxy pen etcd gcc debootstrap engine
+.PHONY: help demo build image test e2e chaos soak matrix bench fuzz docker-check packages packages-check lint clean go haproxy pen etcd procps gcc debootstrap engine
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,10 +44,10 @@ test: go gcc haproxy pen etcd ## unit tests, and those with real HAProxy, pen an
 	go test -race $(TESTFLAGS) -skip '$(STORIES)Real' $$(go list ./... | grep -Ev '$(SLOW)')
 	go test $(TESTFLAGS) -p 1 -v -run '$(STORIES)' ./runtime/haproxy ./pen | $(BRIEF)
 
-e2e: go haproxy pen etcd ## end-to-end tests: the real binary with real HAProxy, pen and etcd under load
+e2e: go haproxy pen etcd procps ## end-to-end tests: the real binary with real HAProxy, pen and etcd under load
 	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
 
-chaos: go haproxy pen ## faults of all kinds under load for TIME (20m), in the order of SEED (1)
+chaos: go haproxy pen procps ## faults of all kinds under load for TIME (20m), in the order of SEED (1)
 	go test -v -count=1 -timeout 3h -run 'TestChaos$$' $(TESTFLAGS) ./testenv/e2e -chaos.time $(TIME) -chaos.seed $(SEED) | $(BRIEF)
 
 soak: go haproxy ## 1,000 services that change five times a second for SOAK (1h)
@@ -103,6 +103,9 @@ pen: # without the packages that it recommends: a GeoIP database would cost 10 M
 etcd:
 	@$(call need,etcd,etcd-server)
 
+procps:
+	@$(call need,pgrep,procps)
+
 gcc: # for the race detector
 	@$(call need,gcc,gcc libc6-dev)
 
@@ -114,13 +117,12 @@ debootstrap:
 # engine is for docker-check: an engine, compose, and a network of its own. Debian's client goes with Debian's engine; others may
 # stand before it in the path. From Debian 13 on it has a package of its own, and wants another to build.
 engine: export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
-engine: debootstrap
+engine: debootstrap procps
 	@$(call need,dockerd,docker.io)
 	@$(call need,docker,docker-cli)
 	@$(call ensure,DOCKER_BUILDKIT=1 docker build --help,docker-buildx)
 	@$(call ensure,docker compose version || command -v docker-compose,docker-compose)
 	@$(call need,iptables,iptables)
-	@$(call need,ps,procps)
 	@$(call need,slirp4netns,slirp4netns)
 	@$(call ensure,mountpoint /sys/fs/cgroup || command -v cgroupfs-mount,cgroupfs-mount)
 
