@@ -26,7 +26,7 @@ VERSION     ?= $(shell { git describe --tags --match 'v*' --dirty 2>/dev/null ||
 	echo "0.0.0-$$(git rev-list --count HEAD)-g$$(git rev-parse --short HEAD)"; } | sed -E 's/^v//; s/-([0-9]+)-g/+\1.g/; s/-dirty$$/.dirty/')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build image test e2e chaos soak matrix bench fuzz docker-check packages packages-check lint clean go haproxy pen etcd gcc engine
+.PHONY: help demo build image test e2e chaos soak matrix bench fuzz docker-check packages packages-check lint clean go haproxy pen etcd procps gcc debootstrap engine
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,23 +38,22 @@ build: go ## build bin/proxymatic
 	CGO_ENABLED=0 go build -buildvcs=auto -trimpath -o bin/proxymatic ./cmd/proxymatic
 
 image: ## build the container image meltwater/proxymatic (with Docker's BuildKit)
-	DOCKER_BUILDKIT=1 docker build --build-arg VERSION=$$(git describe --tags --always --dirty) -t meltwater/proxymatic .
+	DOCKER_BUILDKIT=1 docker build --build-arg VERSION=$$(git describe --tags --always --dirty) --build-arg REVISION=$$(git rev-parse HEAD) -t meltwater/proxymatic .
 
 test: go gcc haproxy pen etcd ## unit tests, and those with real HAProxy, pen and etcd, with the race detector
 	go test -race $(TESTFLAGS) -skip '$(STORIES)Real' $$(go list ./... | grep -Ev '$(SLOW)')
 	go test $(TESTFLAGS) -p 1 -v -run '$(STORIES)' ./runtime/haproxy ./pen | $(BRIEF)
 
-e2e: go haproxy pen etcd ## end-to-end tests: the real binary with real HAProxy, pen and etcd under load
+e2e: go haproxy pen etcd procps ## end-to-end tests: the real binary with real HAProxy, pen and etcd under load
 	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
 
-chaos: go haproxy pen ## faults of all kinds under load for TIME (20m), in the order of SEED (1)
+chaos: go haproxy pen procps ## faults of all kinds under load for TIME (20m), in the order of SEED (1)
 	go test -v -count=1 -timeout 3h -run 'TestChaos$$' $(TESTFLAGS) ./testenv/e2e -chaos.time $(TIME) -chaos.seed $(SEED) | $(BRIEF)
 
 soak: go haproxy ## 1,000 services that change five times a second for SOAK (1h)
 	go test -v -count=1 -timeout 5h -run 'TestSoak$$' $(TESTFLAGS) ./testenv/e2e -soak.time $(SOAK) | $(BRIEF)
 
-matrix: go haproxy etcd ## end-to-end tests with the HAProxy of other Debian releases: SUITES (all four), tests that match RUN; needs root
-	@$(call need,debootstrap,debootstrap)
+matrix: go haproxy etcd debootstrap ## end-to-end tests with the HAProxy of other Debian releases: SUITES (all four), tests that match RUN; needs root
 	testenv/matrix $(SUITES)
 
 bench: go haproxy pen etcd ## measure how fast changes are served, with SERVICES (100, or 1000) services, and one among 5,000
@@ -76,11 +75,11 @@ docker-check: go engine ## build the image on a Docker engine of its own, run it
 packages: build ## build the deb and the rpm into DIST (dist), as VERSION (from git describe)
 	@mkdir -p $(DIST)
 	for kind in deb rpm; do \
-		VERSION=$(VERSION) GOARCH=$$(go env GOARCH) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
-			go run $(NFPM) package --config deploy/nfpm.yaml --packager $$kind --target $(DIST)/ || exit 1; \
+		VERSION=$(VERSION) ARCH=$$(go env GOARCH) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+			env -u GOOS -u GOARCH go run $(NFPM) package --config deploy/nfpm.yaml --packager $$kind --target $(DIST)/ || exit 1; \
 	done
 
-packages-check: go ## install, run, upgrade and remove the deb on a Debian with systemd of its own, under load
+packages-check: go debootstrap ## install, run, upgrade and remove the deb on a Debian with systemd of its own, under load
 	bash testenv/packages-check
 
 lint: go ## gofmt, go vet, staticcheck, and go.mod in order
@@ -104,27 +103,41 @@ pen: # without the packages that it recommends: a GeoIP database would cost 10 M
 etcd:
 	@$(call need,etcd,etcd-server)
 
+procps:
+	@$(call need,pgrep,procps)
+
 gcc: # for the race detector
 	@$(call need,gcc,gcc libc6-dev)
 
-engine: # for docker-check: an engine, compose, base images where no registry is reachable, a network of its own
-	@$(call need,dockerd,docker.io)
-	@$(call need,docker-compose,docker-compose)
+debootstrap:
 	@$(call need,debootstrap,debootstrap)
+	@$(call need,ip,iproute2)
+	@$(call need,curl,curl)
+
+# engine is for docker-check: an engine, compose, and a network of its own. Debian's client goes with Debian's engine; others may
+# stand before it in the path. From Debian 13 on it has a package of its own, and wants another to build.
+engine: export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
+engine: debootstrap procps
+	@$(call need,dockerd,docker.io)
+	@$(call need,docker,docker-cli)
+	@$(call ensure,DOCKER_BUILDKIT=1 docker build --help,docker-buildx)
+	@$(call ensure,docker compose version || command -v docker-compose,docker-compose)
 	@$(call need,iptables,iptables)
 	@$(call need,slirp4netns,slirp4netns)
-	@$(call need,curl,curl)
-	@mountpoint -q /sys/fs/cgroup || { $(call need,cgroupfs-mount,cgroupfs-mount) }
+	@$(call ensure,mountpoint /sys/fs/cgroup || command -v cgroupfs-mount,cgroupfs-mount)
 
-# need installs the packages $(2) where the program $(1) is missing. Package lists are only fetched when the old ones,
-# or none, do not do.
-need = command -v $(1) >/dev/null || { \
+# need installs the packages $(2) where the program $(1) is missing.
+need = $(call ensure,command -v $(1),$(2))
+
+# ensure installs the packages $(2) where the command $(1) fails. Package lists are only fetched when the old ones, or none, do not
+# do. Services that come with the packages are not started: to SYSTEMD_OFFLINE, systemctl does as in a chroot.
+ensure = { $(1); } >/dev/null 2>&1 || { \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	if ! command -v apt-get >/dev/null || ! $$sudo true 2>/dev/null; then \
-		echo "$(1) is missing: install $(2) with your package manager (Debian, Ubuntu: sudo apt-get install $(2))"; exit 1; \
+		echo "missing: install $(2) with your package manager (Debian, Ubuntu: sudo apt-get install $(2))"; exit 1; \
 	fi; \
-	echo "$(1) is missing: apt-get install $(2)"; \
-	get="$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0"; \
+	echo "missing: apt-get install $(2)"; \
+	get="$$sudo env DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 apt-get -qq -o Dpkg::Use-Pty=0"; \
 	$$get install -y --no-install-recommends $(2) </dev/null || \
 		{ $$get update </dev/null && $$get install -y --no-install-recommends $(2) </dev/null; } || exit 1; \
-	command -v $(1) >/dev/null || { echo "$(1) is still missing after apt-get install $(2)"; exit 1; }; }
+	{ $(1); } >/dev/null 2>&1 || { echo "after apt-get install $(2) this still fails: $(1)"; exit 1; }; }

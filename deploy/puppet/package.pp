@@ -1,11 +1,17 @@
 # proxymatic from the package, with its configuration from Hiera (data/common.yaml beside this file is an example).
-# Needs the module puppetlabs-stdlib for to_yaml, and the package in a repository of yours.
+# Needs the module puppetlabs-stdlib, 9 or newer, and the package in a repository of yours. $ensure is proxymatic's version.
 class profile::proxymatic (
   Hash   $config,
   String $ensure = 'installed',
 ) {
-  # Without recommended packages: pen's GeoIP database would cost each pen 10 MB.
-  package { ['haproxy', 'pen', 'proxymatic']:
+  # Without recommended packages: pen's GeoIP database would cost each pen 10 MB. An upgrade of HAProxy restarts it, so it is
+  # none of this.
+  package { ['haproxy', 'pen']:
+    ensure          => installed,
+    install_options => ['--no-install-recommends'],
+  }
+
+  package { 'proxymatic':
     ensure          => $ensure,
     install_options => ['--no-install-recommends'],
   }
@@ -16,7 +22,8 @@ class profile::proxymatic (
     ensure       => file,
     owner        => 'root',
     group        => 'root',
-    mode         => '0600',
+    mode         => '0640',
+    show_diff    => false, # it may hold passwords
     content      => stdlib::to_yaml($config),
     validate_cmd => '/usr/bin/proxymatic validate --config %',
     require      => Package['proxymatic', 'haproxy', 'pen'],

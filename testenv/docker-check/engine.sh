@@ -3,18 +3,20 @@
 suite=trixie
 image=proxymatic:check
 
-# join_network waits for the way out. Nothing that the engine and its helpers write below /run outlasts our namespace.
+# join_network waits for the way out. What the engine and its helpers write below /run, /etc and /opt stays in our namespace, and
+# nothing there is of the host's engine.
 join_network() {
+	local dir
 	ip link set lo up
 	await "network" grep -q tap0 /proc/net/route
 	mount -t tmpfs tmpfs /run
+	for dir in /etc /opt; do
+		mkdir -p "$work/over$dir/new" "$work/over$dir/work"
+		mount -t overlay -o "lowerdir=$dir,upperdir=$work/over$dir/new,workdir=$work/over$dir/work" overlay "$dir"
+	done
+	rm -rf /etc/docker /opt/containerd /etc/resolv.conf
+	echo "nameserver 10.0.2.3" >/etc/resolv.conf # slirp4netns asks whom the host asks
 	mountpoint -q /sys/fs/cgroup || cgroupfs-mount
-	echo "nameserver 10.0.2.3" >"$work/resolv.conf" # slirp4netns asks whom the host asks
-	local resolv
-	resolv=$(readlink -m /etc/resolv.conf)
-	mkdir -p "$(dirname "$resolv")"
-	[ -e "$resolv" ] || touch "$resolv"
-	mount --bind "$work/resolv.conf" "$resolv"
 }
 
 start_engine() {
@@ -42,34 +44,22 @@ show_logs() {
 	done
 }
 
-# base_images gets the images that ours are built from: the registry's, or else stand-ins that are made from the same Debian
-# packages.
+# base_images gets the images that ours are built from: the registry's, or else, where it gives none in time, stand-ins that are
+# made from the same Debian packages.
 base_images() {
 	if timeout 60 docker pull -q "debian:$suite-slim" && timeout 300 docker pull -q "golang:1.26-$suite"; then
 		say "base images are the registry's"
 		return
 	fi 2>"$work/pull.log"
 	debian_stand_in
-	say "debian:$suite-slim is imported"
 	golang_stand_in
-	say "no registry is reachable: base images are stand-ins, made by debootstrap and of $GOROOT"
+	say "no image came from a registry: base images are stand-ins, made by debootstrap and of $GOROOT"
 }
 
-# debian_stand_in keeps what debootstrap made for a month: the image's own apt-get is up to date anyway.
 debian_stand_in() {
-	local cache=${XDG_CACHE_HOME:-$HOME/.cache}/proxymatic tar
-	tar=$cache/debootstrap-$suite.tar
-	mkdir -p "$cache" "$work/root"
-	if [ -z "$(find "$tar" -mtime -30 2>/dev/null)" ]; then
-		debootstrap --variant=minbase "$suite" "$work/root" >"$work/debootstrap.log" || { tail "$work/debootstrap.log" >&2; fail "debootstrap"; }
-		rm -rf "$work"/root/{var/cache/apt/*,var/lib/apt/lists/*,usr/share/{doc,man,locale}/*}
-		tar -C "$work/root" -cf "$tar.$$" .
-		mv "$tar.$$" "$tar"
-		say "debootstrap made $tar"
-	else
-		tar -C "$work/root" -xf "$tar"
-	fi
-	docker import "$tar" "debian:$suite-slim" >/dev/null
+	unpack_debian "$suite" "$work/root"
+	rm -rf "$work"/root/{var/cache/apt/*,var/lib/apt/lists/*,usr/share/{doc,man,locale}/*}
+	tar -C "$work/root" -c . | docker import - "debian:$suite-slim" >/dev/null
 }
 
 # golang_stand_in is the same with Go. It trusts whom this machine trusts, so that modules can be fetched.

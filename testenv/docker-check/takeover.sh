@@ -1,14 +1,14 @@
 # Containers that share a run directory. To be sourced, after checks.sh.
 
 check_takeover() {
-	local options=(-v shared:/run/proxymatic) holder
+	local mode holder options=(-v shared:/run/proxymatic)
 	for mode in haproxy pen; do
 		holder=first-$mode
 		run_image "$holder" $(mode_flag)
 		await "$mode: the holder of the run directory" answered http 8301
 		run_image second $(mode_flag)
 		[ "$(docker wait second)" = 1 ] || fail "$mode: a second container with the same run directory runs"
-		docker logs second 2>&1 | grep -q 'another proxymatic' || fail "the second container does not say who holds the run directory"
+		logged second 'another proxymatic' || fail "the second container does not say who holds the run directory"
 		docker rm -v second >/dev/null
 		upgrade "$holder" "second-$mode"
 		upgrade "second-$mode" "third-$mode"
@@ -17,8 +17,6 @@ check_takeover() {
 	done
 	say "a second container with the same run directory ends, and names the first"
 }
-
-mode_flag() { [ "$mode" = pen ] || echo --haproxy; }
 
 # upgrade has one container take over from another, as the README says, under load.
 upgrade() {
