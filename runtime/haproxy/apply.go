@@ -20,6 +20,7 @@ const (
 	lookAgain     = 5 * time.Second       // how often the holder of a taken port is looked for
 	deleteAgain   = 50 * time.Millisecond // how soon a removed server with connections is tried again, at first
 	deleteSlowest = time.Second           // and at last
+	livesSlowest  = 30 * time.Second      // one whose connections may go on for hours
 	afterFailure  = 25 * time.Millisecond // how soon everything is looked at after a failed reload, a few times
 )
 
@@ -30,12 +31,15 @@ type view struct {
 	layout layout
 	plan   plan
 
-	blocked error // why no load can be made, whatever the plan says
+	blocked error           // why no load can be made, whatever the plan says
+	balked  map[string]bool // changes that HAProxy refused before, and that are still due
+	refused []refusedStep   // what HAProxy refused for as often as a pass tries
 }
 
 // Plan observes the proxy and tells what Apply would do now.
 func (d *Driver) Plan(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
+	d.expireRefused()
 	v, err := d.view(ctx, want, nil)
 	if err != nil {
 		return catalog.Report{}, err
@@ -55,8 +59,11 @@ func (d *Driver) Plan(ctx context.Context, want []*catalog.Service) (catalog.Rep
 // services that were proven it changes first.
 func (d *Driver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
+	d.expireRefused()
+	d.expireBalks()
 	var r catalog.Report
 	var errs []error
+	var refused []refusedStep
 	seen := d.hasten(ctx, want, &r)
 	for tries := 1; ; tries++ {
 		v, err := d.view(ctx, want, seen)
@@ -67,22 +74,25 @@ func (d *Driver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Re
 		if tries == 1 {
 			r.Drift = d.drift(v)
 		}
-		load := len(v.plan.reloads) > 0 && v.blocked == nil && d.pace.due(d.now(), v)
+		load := len(v.plan.reloads) > 0 && v.blocked == nil && d.pace.due(d.now(), v) && d.room(ctx, v, &r)
 		if len(v.plan.steps) == 0 && !load || tries == maxTries {
+			if d.isolate(ctx, want, v) {
+				tries, seen = 1, nil // once for each load that failed
+				continue
+			}
+			if tries == maxTries {
+				v.refused = refused
+			}
 			return d.settle(ctx, v, r, errs)
 		}
 		at := d.looking(v.keys, v.layout.sections)
 		if load {
 			at.keys = nil // it will be another process
 		}
-		var refused []error
-		refused, seen, err = d.act(ctx, d.withDeletions(v.plan), at, &r)
+		refused, seen, err = d.act(ctx, d.withDeletions(v), at, &r)
 		if err != nil {
 			d.Resync()
 			return r, errors.Join(append(errs, err)...)
-		}
-		if tries == maxTries-1 {
-			errs = append(errs, refused...)
 		}
 		if load {
 			if err := d.load(ctx, want, v, &r); err != nil {
@@ -128,6 +138,7 @@ func (d *Driver) viewOf(ctx context.Context, want []*catalog.Service, at looking
 			continue
 		}
 		v.plan = makePlan(v.layout.sections, v.layout.outer, have, at.keys, d.overdue())
+		v.plan.steps, v.balked = d.withoutBalks(v.plan.steps)
 		if at.keys != nil && have.alive && len(v.plan.reloads) > 0 {
 			return v, nil // too little is known to tell which ports are new
 		}
@@ -347,7 +358,7 @@ func (d *Driver) drift(v view) []catalog.Change {
 
 // act sends steps in batches and notes those that were done. What HAProxy refused is told by reading back; its words are
 // kept for the message. Where the last batch has room for it, it reads back itself: seen is what came of the services.
-func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.Report) (refused []error, seen *observed, err error) {
+func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.Report) (refused []refusedStep, seen *observed, err error) {
 	for len(steps) > 0 {
 		n, batch := 0, make([]string, 0, batchSize)
 		for n < len(steps) && len(batch)+len(steps[n].commands) <= batchSize {
@@ -373,7 +384,7 @@ func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.R
 			case s.deletion():
 				d.noteDeletion(s, refusal(answers[len(s.commands)-1]))
 			case text != "":
-				refused = append(refused, fmt.Errorf("%s: HAProxy answers %q to %s", s.change.Service, text, s.change.Detail))
+				refused = append(refused, refusedStep{s.id(), text})
 			case r != nil:
 				r.Changes = append(r.Changes, s.change)
 			}
