@@ -32,6 +32,7 @@ type view struct {
 	plan   plan
 
 	blocked error           // why no load can be made, whatever the plan says
+	hands   hands           // servers that somebody took out of service; nil when nobody asks
 	balked  map[string]bool // changes that HAProxy refused before, and that are still due
 	refused []refusedStep   // what HAProxy refused for as often as a pass tries
 }
@@ -139,6 +140,8 @@ func (d *Driver) viewOf(ctx context.Context, want []*catalog.Service, at looking
 		}
 		v.plan = makePlan(v.layout.sections, v.layout.outer, have, at.keys, d.overdue())
 		v.plan.steps, v.balked = d.withoutBalks(v.plan.steps)
+		v.hands = d.notice(v)
+		v.hands.respect(&v.plan)
 		if at.keys != nil && have.alive && len(v.plan.reloads) > 0 {
 			return v, nil // too little is known to tell which ports are new
 		}

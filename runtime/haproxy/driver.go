@@ -68,6 +68,7 @@ type Driver struct {
 	taken    map[catalog.Key]string    // services that wait for a port, and who has it
 	refused  map[catalog.Key]*refused  // services that HAProxy refuses
 	balks    map[string]*balk          // changes that HAProxy refuses
+	hands    hands                     // servers that somebody took out of service; nil when that is not known
 	left     map[catalog.Key]bool      // services that are left out for a try
 	looked   time.Time                 // when the holders of taken ports were last looked for
 	pace     pace                      // when the next load is due

@@ -136,6 +136,7 @@ func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure, f
 		down = d.beside.Load().dead()
 	}
 	d.carryDown(ctx, l, down)
+	d.carryHands(ctx, l, v.hands)
 	return nil
 }
 

@@ -42,6 +42,9 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 		waiting[s.key] = true
 		errs = append(errs, s.undone(v.refused))
 	}
+	if err := d.keepHands(v.hands); err != nil {
+		errs = append(errs, err)
+	}
 	d.remember(ctx, v, waiting)
 	if err := d.deleteServers(ctx, v); err != nil {
 		errs = append(errs, err)
@@ -295,7 +298,7 @@ func (d *Driver) describe(v view, r *catalog.Report) {
 		r.Problems = append(r.Problems, catalog.Problem{Source: d.Name(), Subject: key.String(),
 			Reason: "the port cannot be used: " + d.taken[key] + "; the service is offered as soon as it is free"})
 	}
-	r.Problems = slices.Concat(r.Problems, d.refusedProblems(), d.balkProblems())
+	r.Problems = slices.Concat(r.Problems, d.refusedProblems(), d.balkProblems(), v.hands.problems())
 	if v.layout.fixed {
 		r.Problems = append(r.Problems, staticProblems(v.layout.sections)...)
 	}
@@ -307,7 +310,7 @@ func (d *Driver) describe(v view, r *catalog.Report) {
 	r.Problems = append(r.Problems, d.crowd.problems()...)
 	r.Facts = []catalog.Fact{{Name: "version", Value: v.have.version}, {Name: "pid", Value: strconv.Itoa(v.have.pid)},
 		{Name: "structure", Value: v.have.hash}, {Name: "socket", Value: d.config.Socket},
-		{Name: "old_workers", Value: strconv.Itoa(len(d.crowd.since))}, {Name: "servers_leaving", Value: strconv.Itoa(len(d.leaving))}, {Name: "ports_paused", Value: strconv.Itoa(len(d.gone))}}
+		{Name: "old_workers", Value: strconv.Itoa(len(d.crowd.since))}, {Name: "servers_by_hand", Value: strconv.Itoa(len(v.hands))}, {Name: "servers_leaving", Value: strconv.Itoa(len(d.leaving))}, {Name: "ports_paused", Value: strconv.Itoa(len(d.gone))}}
 }
 
 // staticProblems names the services that the socket cannot change: together, where the template gives many one reason.
