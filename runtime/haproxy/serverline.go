@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -49,7 +50,7 @@ type usualOptions struct {
 
 // usual gives the options of a server's usual line.
 func (p *lineParser) usual(v catalog.Server) (*serverOptions, error) {
-	key := usualOptions{haproxyWeight(v.Weight), v.MaxConn, v.Check}
+	key := usualOptions{haproxyWeight(v.Weight), min(v.MaxConn, math.MaxInt32), v.Check}
 	if o, ok := p.common[key]; ok {
 		return o, nil
 	}
