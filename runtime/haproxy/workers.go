@@ -15,8 +15,8 @@ import (
 
 const (
 	crowdedAgain  = 5 * time.Second        // how soon a reload that waits for old workers looks again, at the latest
-	asksAfterLoad = 10                     // how often old workers are counted soon after a load
-	asksAgain     = 200 * time.Millisecond // how soon: the master cannot be reached for a tenth of a second
+	asksAfterLoad = 3                      // how often old workers are counted soon after a load
+	asksAgain     = 500 * time.Millisecond // how soon: the master cannot be reached for a tenth of a second
 )
 
 // crowd is what is known of old workers: those that a reload left to their open connections. Each has the memory of a whole HAProxy,
