@@ -7,10 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -42,14 +39,6 @@ type refused struct {
 	trial bool // it is tried again
 }
 
-// kept is how a service ran before.
-type kept struct {
-	text  string
-	built builtService
-	of    *section // for which made was made
-	made  *section
-}
-
 // aside gives a list without the services that HAProxy refuses, or with them as they were.
 func (d *Driver) aside(list sections) sections {
 	list = without(without(list, d.taken), d.left)
@@ -66,67 +55,6 @@ func (d *Driver) aside(list sections) sections {
 		}
 	}
 	return out
-}
-
-// section gives the form that ran before, with the servers that are wanted now. Where that cannot be, it is the form that is refused.
-func (k *kept) section(s *section, lines *lineParser) *section {
-	if k.of == s {
-		return k.made
-	}
-	fixed := map[string]bool{}
-	for _, p := range k.built.Proxies {
-		for _, name := range p.Fixed {
-			fixed[name] = true
-		}
-	}
-	text := k.refill(s, fixed)
-	made, err := parseSection(s.key, k.built.Name, text, func(name string) bool { return !fixed[name] }, nil, lines)
-	if err != nil {
-		made = s
-	} else {
-		made.service, made.head, made.outside, made.hash, made.static = s.service, s.head, s.outside, k.built.Hash, k.built.Static
-		if made.head.Name = k.built.Name; k.built.Static != "" && text != k.text {
-			made.hash = hashText(k.built.Hash + text)
-		}
-	}
-	k.of, k.made = s, made
-	return made
-}
-
-// refill replaces the servers in a section's text by those of another form of it: proxy by proxy, in order.
-func (k *kept) refill(s *section, fixed map[string]bool) string {
-	var servers [][]string // of each proxy that has some
-	byName := serverText(s)
-	for _, p := range s.proxies {
-		if p.back {
-			servers = append(servers, byName[p.name])
-		}
-	}
-	var out []string
-	at := 0 // behind the last line of the proxy
-	end := func() {
-		if at > 0 && len(servers) > 0 {
-			out = slices.Insert(out, at, servers[0]...)
-			servers = servers[1:]
-		}
-		at = 0
-	}
-	back := false
-	for line := range strings.Lines(k.text) {
-		words := strings.Fields(line)
-		if len(words) > 1 && isHeader(words[0]) {
-			end()
-			back = words[0] != "frontend"
-		}
-		if len(words) > 1 && words[0] == "server" && !fixed[words[1]] {
-			continue
-		}
-		if out = append(out, line); back && len(words) > 0 && words[0][0] != '#' {
-			at = len(out)
-		}
-	}
-	end()
-	return strings.Join(out, "")
 }
 
 // isolate finds out which services made HAProxy refuse the last load, sets them aside, and reports whether the load can be tried
@@ -181,72 +109,6 @@ func (d *Driver) try(ctx context.Context, text []byte) error {
 		_ = os.Remove(path)
 	}
 	return err
-}
-
-// located is how HAProxy names a line of a file: "parsing [/etc/haproxy/haproxy.cfg:12] : ...", or "frontend 'web' (haproxy.cfg:12) ...".
-var located = regexp.MustCompile(`[\[(][^\[\]()]*:(\d+)[\])]`)
-
-// quoted is how it names a proxy.
-var quoted = regexp.MustCompile(`'([^' /]+)['/]`)
-
-// preface is what stands before HAProxy's words.
-var preface = regexp.MustCompile(`^\[ALERT\]\s+(\(\d+\) : )?(config : )?(parsing )?(\[[^\]]*:\d+\] : )?`)
-
-// blame gives the services that HAProxy's words are about, with the words: those in whose sections the lines stand that it names, or
-// whose proxies. What it says of other lines is nobody's.
-func blame(made pieces, out string) map[catalog.Key]string {
-	blamed := map[catalog.Key]string{}
-	for line := range strings.Lines(out) {
-		line = strings.TrimSpace(line)
-		if !strings.HasPrefix(line, "[ALERT]") {
-			continue
-		}
-		key, at := catalog.Key{}, ""
-		if m := located.FindStringSubmatch(line); m != nil {
-			n, _ := strconv.Atoi(m[1])
-			key, at = made.line(n)
-		} else {
-			for _, m := range quoted.FindAllStringSubmatch(line, -1) {
-				if key = made.proxy(m[1]); key != (catalog.Key{}) {
-					break
-				}
-			}
-		}
-		if _, known := blamed[key]; known || key == (catalog.Key{}) {
-			continue
-		}
-		blamed[key] = preface.ReplaceAllString(line, "")
-		if at != "" {
-			blamed[key] += fmt.Sprintf(" (in the line %q)", at)
-		}
-	}
-	return blamed
-}
-
-// line gives the service in whose section a line of the file stands, and the line.
-func (l pieces) line(n int) (catalog.Key, string) {
-	for _, p := range l {
-		text := string(p.appendTo(nil))
-		if lines := strings.Count(text, "\n"); n > lines {
-			n -= lines
-			continue
-		}
-		if p.key == (catalog.Key{}) {
-			break
-		}
-		return p.key, strings.TrimSpace(strings.Split(text, "\n")[max(0, n-1)])
-	}
-	return catalog.Key{}, ""
-}
-
-// proxy gives the service that a proxy belongs to.
-func (l pieces) proxy(name string) catalog.Key {
-	for _, p := range l {
-		if p.section != nil && p.section.has(name) {
-			return p.key
-		}
-	}
-	return catalog.Key{}
 }
 
 // bisect finds the services that HAProxy refuses among those that are new or changed, by leaving out halves of them. It gives none when
@@ -357,18 +219,6 @@ func (d *Driver) setAside(blamed map[catalog.Key]string, want []*catalog.Service
 		return errors.New("all services are refused: the template may be at fault")
 	}
 	d.refused = next
-	return nil
-}
-
-// keep gives a service's section of a file; nil where it has none.
-func (l pieces) keep(key catalog.Key, b builtService) *kept {
-	for _, p := range l {
-		if p.key != key {
-			continue
-		}
-		_, text, _ := strings.Cut(string(p.appendTo(nil)), "\n") // behind the mark
-		return &kept{text: strings.TrimSuffix(text, endMark+"\n"), built: b}
-	}
 	return nil
 }
 

@@ -280,18 +280,6 @@ func (r *renderer) make(at *desk, s *catalog.Service, name, static string) (*sec
 	return sec, nil
 }
 
-// usableServers gives the servers with an address that HAProxy can connect to: the same list where all have one. An address' zone can be
-// any text, and sources let none through.
-func usableServers(servers []catalog.Server) []catalog.Server {
-	unusable := func(v catalog.Server) bool {
-		return v.Addr.Port() == 0 || !v.Addr.IsValid() || v.Addr.Addr().Zone() != ""
-	}
-	if !slices.ContainsFunc(servers, unusable) {
-		return servers
-	}
-	return slices.DeleteFunc(slices.Clone(servers), unusable)
-}
-
 // templateServer gives what a template sees of a server with its usual options.
 func templateServer(v catalog.Server, o *serverOptions) templates.HAProxyServer {
 	s := templates.HAProxyServer{Name: serverName(v), Weight: o.weight, MaxConn: o.maxconn, Check: v.Check}

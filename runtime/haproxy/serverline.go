@@ -32,6 +32,18 @@ type serverOptions struct {
 	static  string // why `add server` cannot do what the line says; empty when it can
 }
 
+// usableServers gives the servers with an address that HAProxy can connect to: the same list where all have one. An address' zone can be
+// any text, and sources let none through.
+func usableServers(servers []catalog.Server) []catalog.Server {
+	unusable := func(v catalog.Server) bool {
+		return v.Addr.Port() == 0 || !v.Addr.IsValid() || v.Addr.Addr().Zone() != ""
+	}
+	if !slices.ContainsFunc(servers, unusable) {
+		return servers
+	}
+	return slices.DeleteFunc(slices.Clone(servers), unusable)
+}
+
 // addWords gives the arguments of `add server` behind the name.
 func (l serverLine) addWords() string { return strings.TrimRight(l.addr.String()+" "+l.words, " ") }
 
