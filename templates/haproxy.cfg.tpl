@@ -11,7 +11,7 @@ global
     no strict-limits
     spread-checks 5
     # Old workers end by themselves when their last connection does, and at the latest after this time.
-    hard-stop-after 12h
+    hard-stop-after {{.HardStop}}
 
 defaults
     mode tcp

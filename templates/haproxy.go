@@ -15,6 +15,7 @@ var haproxyText string
 type HAProxy struct {
 	Socket   string           // path of the stats socket; the global section must declare it with `level admin`
 	MaxConn  int              // connections that the descriptors of this host allow; a change of it alone never causes a reload
+	HardStop string           // how long an old worker may keep its connections: 12h, or --drain where that is longer
 	User     string           // user to become after binding; empty where HAProxy is not started as root
 	Group    string           // group to become; empty like User
 	Services []HAProxyService // in the order of their ports; their servers are known to the "service" template only

@@ -171,8 +171,10 @@ func TestErrorsNameTheSettingAndItsPlace(t *testing.T) {
 		{"drain: 1\ndrain: 2", "FILE: yaml: unmarshal errors:\n  line 2: mapping key \"drain\" already defined at line 1"},
 		{"drain: 1\n---\ndrain: 2", "FILE: want one YAML document, not several"},
 		{"drain: [", "FILE: yaml: line 1: did not find expected node content"},
-		{"drain: 0", `--drain (from FILE): "0": want more than 0`},
-		{"drain: -5s", `--drain (from FILE): "-5s": want more than 0`},
+		{"release-after: 0", `--release-after (from FILE): "0": want more than 0`},
+		{"drain: -5s", `--drain (from FILE): "-5s": want 0 or more`},
+		{"reload-interval: -1", `--reload-interval (from FILE): "-1": want 0 or more`},
+		{"max-old-workers: -1", `--max-old-workers (from FILE): "-1": want a whole number from 0`},
 		{"drain: soon", `--drain (from FILE): "soon": want seconds, such as 60, or a duration, such as 60s or 5m`},
 		{"drain: .nan", `--drain (from FILE): "NaN": want seconds, such as 60, or a duration, such as 60s or 5m`},
 		{"drain: 1e300", `--drain (from FILE): "1e+300": want seconds, such as 60, or a duration, such as 60s or 5m`},
@@ -195,7 +197,7 @@ func TestErrorsNameTheSettingAndItsPlace(t *testing.T) {
 		{"haproxy-socket: /" + strings.Repeat("x", 97), `--haproxy-socket (from FILE): "/` + strings.Repeat("x", 97) + `": want at most 97 bytes, HAProxy's limit for a Unix socket`},
 		{"haproxy-start: managed\nhaproxy-reload: managed\nrun-dir: /" + strings.Repeat("x", 77), "--run-dir: the socket /" + strings.Repeat("x", 77) + "/haproxy-master.sock would have more than the 97 bytes that HAProxy allows"},
 		{"run-dir: /" + strings.Repeat("x", 94), "--run-dir: the socket /" + strings.Repeat("x", 94) + "/control.sock would have more than the 107 bytes that the kernel allows"},
-		{"drain: 0\npen-servers: 0", "--pen-servers (from FILE): \"0\": want a whole number from 1\n--drain (from FILE): \"0\": want more than 0"},
+		{"release-after: 0\npen-servers: 0", "--pen-servers (from FILE): \"0\": want a whole number from 1\n--release-after (from FILE): \"0\": want more than 0"},
 	} {
 		t.Run(c.yaml, func(t *testing.T) {
 			unset(t)

@@ -34,6 +34,9 @@ type Config struct {
 	BindAddress     netip.Addr
 	Drain           time.Duration
 	ReleaseAfter    time.Duration
+	ReloadInterval  time.Duration // 0 for none
+	MaxOldWorkers   int           // 0 for no limit
+	RespectMaint    bool
 	OnExit          string // onExitLeave or onExitDrain
 
 	PenTemplate string // empty for the built-in one
@@ -190,11 +193,21 @@ func newOptions() []option {
 			help: "Address that services listen on",
 			set:  into(func(c *Config) *netip.Addr { return &c.BindAddress }, address)},
 		{name: "drain", env: "DRAIN", arg: "TIME", def: "60s",
-			help: "How long connections to removed servers, or to proxies that end, may last",
-			set:  into(func(c *Config) *time.Duration { return &c.Drain }, duration)},
+			help: "How long connections to removed servers, or to proxies that end, may last; 0 cuts them at once",
+			set:  into(func(c *Config) *time.Duration { return &c.Drain }, durationOrNone)},
 		{name: "release-after", env: "RELEASE_AFTER", arg: "TIME", def: "1h",
 			help: "Reload to free the port of a removed service after this time, if no other reload did",
 			set:  into(func(c *Config) *time.Duration { return &c.ReleaseAfter }, duration)},
+		{name: "reload-interval", env: "RELOAD_INTERVAL", arg: "TIME", def: "250ms",
+			help: "Least time between two reloads of HAproxy: what comes meanwhile shares the next one; 0 for none",
+			set:  into(func(c *Config) *time.Duration { return &c.ReloadInterval }, durationOrNone)},
+		{name: "max-old-workers", env: "MAX_OLD_WORKERS", arg: "N", def: "5",
+			help: "Number of HAproxy's old workers, which a reload leaves to their connections, from which on a reload waits until one ends, " +
+				"or ends the oldest when it has had the drain time; 0 for no limit",
+			set: into(func(c *Config) *int { return &c.MaxOldWorkers }, countOrNone)},
+		{name: "respect-maint", env: "RESPECT_MAINT", def: "false",
+			help: "Leave a server alone that somebody put into maintenance or drain on HAproxy's stats socket",
+			set:  into(func(c *Config) *bool { return &c.RespectMaint }, yesNo)},
 		{name: "on-exit", env: "ON_EXIT", arg: "WHAT", def: onExitLeave,
 			help: "What becomes of the proxies at exit: leave (they keep serving) or drain (and stop)",
 			set:  into(func(c *Config) *string { return &c.OnExit }, oneOf(onExitLeave, onExitDrain))},

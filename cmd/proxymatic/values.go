@@ -88,8 +88,18 @@ func yesNo(raw any) (bool, error) {
 	return false, fmt.Errorf("%q: want true or false (or 1, 0, yes, no)", text)
 }
 
-// duration reads plain seconds, or a number with units.
+// duration reads plain seconds, or a number with units: more than 0.
 func duration(raw any) (time.Duration, error) {
+	d, err := durationOrNone(raw)
+	if err == nil && d == 0 {
+		text, _ := word(raw)
+		err = fmt.Errorf("%q: want more than 0", text)
+	}
+	return d, err
+}
+
+// durationOrNone reads what duration reads, and 0.
+func durationOrNone(raw any) (time.Duration, error) {
 	text, err := word(raw)
 	if err != nil {
 		return 0, err
@@ -102,8 +112,8 @@ func duration(raw any) (time.Duration, error) {
 		}
 		d = time.Duration(seconds * float64(time.Second))
 	}
-	if d <= 0 {
-		return 0, fmt.Errorf("%q: want more than 0", text)
+	if d < 0 {
+		return 0, fmt.Errorf("%q: want 0 or more", text)
 	}
 	return d, nil
 }
@@ -117,6 +127,19 @@ func count(raw any) (int, error) {
 	n, err := strconv.ParseInt(text, 10, 32)
 	if err != nil || n < 1 {
 		return 0, fmt.Errorf("%q: want a whole number from 1", text)
+	}
+	return int(n), nil
+}
+
+// countOrNone reads a whole number from 0.
+func countOrNone(raw any) (int, error) {
+	text, err := word(raw)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%q: want a whole number from 0", text)
 	}
 	return int(n), nil
 }

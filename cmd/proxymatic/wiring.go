@@ -200,6 +200,9 @@ func (c Config) haproxy(beside *haproxy.Beside) (*haproxy.Driver, error) {
 		Drain:          c.Drain,
 		Env:            openEnv(),
 		ReleaseAfter:   c.ReleaseAfter,
+		ReloadInterval: c.ReloadInterval,
+		MaxOldWorkers:  c.MaxOldWorkers,
+		RespectMaint:   c.RespectMaint,
 		Beside:         beside,
 	})
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/meltwater/proxymatic/runtime/host"
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
@@ -20,6 +19,7 @@ const (
 	lookAgain     = 5 * time.Second       // how often the holder of a taken port is looked for
 	deleteAgain   = 50 * time.Millisecond // how soon a removed server with connections is tried again, at first
 	deleteSlowest = time.Second           // and at last
+	livesSlowest  = 30 * time.Second      // one whose connections may go on for hours
 	afterFailure  = 25 * time.Millisecond // how soon everything is looked at after a failed reload, a few times
 )
 
@@ -30,12 +30,16 @@ type view struct {
 	layout layout
 	plan   plan
 
-	blocked error // why no load can be made, whatever the plan says
+	blocked error           // why no load can be made, whatever the plan says
+	hands   hands           // servers that somebody took out of service; nil when nobody asks
+	balked  map[string]bool // changes that HAProxy refused before, and that are still due
+	refused []refusedStep   // what HAProxy refused for as often as a pass tries
 }
 
 // Plan observes the proxy and tells what Apply would do now.
 func (d *Driver) Plan(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
+	d.expireRefused()
 	v, err := d.view(ctx, want, nil)
 	if err != nil {
 		return catalog.Report{}, err
@@ -55,8 +59,11 @@ func (d *Driver) Plan(ctx context.Context, want []*catalog.Service) (catalog.Rep
 // services that were proven it changes first.
 func (d *Driver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
+	d.expireRefused()
+	d.expireBalks()
 	var r catalog.Report
 	var errs []error
+	var refused []refusedStep
 	seen := d.hasten(ctx, want, &r)
 	for tries := 1; ; tries++ {
 		v, err := d.view(ctx, want, seen)
@@ -67,22 +74,25 @@ func (d *Driver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Re
 		if tries == 1 {
 			r.Drift = d.drift(v)
 		}
-		load := len(v.plan.reloads) > 0 && v.blocked == nil && d.pace.due(d.now(), v)
+		load := len(v.plan.reloads) > 0 && v.blocked == nil && d.pace.due(d.now(), v) && d.room(ctx, v, &r)
 		if len(v.plan.steps) == 0 && !load || tries == maxTries {
+			if d.isolate(ctx, want, v) {
+				tries, seen = 1, nil // once for each load that failed
+				continue
+			}
+			if tries == maxTries {
+				v.refused = refused
+			}
 			return d.settle(ctx, v, r, errs)
 		}
 		at := d.looking(v.keys, v.layout.sections)
 		if load {
 			at.keys = nil // it will be another process
 		}
-		var refused []error
-		refused, seen, err = d.act(ctx, d.withDeletions(v.plan), at, &r)
+		refused, seen, err = d.act(ctx, d.withDeletions(v), at, &r)
 		if err != nil {
 			d.Resync()
 			return r, errors.Join(append(errs, err)...)
-		}
-		if tries == maxTries-1 {
-			errs = append(errs, refused...)
 		}
 		if load {
 			if err := d.load(ctx, want, v, &r); err != nil {
@@ -128,6 +138,9 @@ func (d *Driver) viewOf(ctx context.Context, want []*catalog.Service, at looking
 			continue
 		}
 		v.plan = makePlan(v.layout.sections, v.layout.outer, have, at.keys, d.overdue())
+		v.plan.steps, v.balked = d.withoutBalks(v.plan.steps)
+		v.hands = d.notice(v)
+		v.hands.respect(&v.plan)
 		if at.keys != nil && have.alive && len(v.plan.reloads) > 0 {
 			return v, nil // too little is known to tell which ports are new
 		}
@@ -274,51 +287,6 @@ func (h *observed) listens(b builtService) bool {
 	return true
 }
 
-// quarantine leaves out the services whose ports somebody else has.
-func (d *Driver) quarantine(v view, found map[netip.AddrPort]string) error {
-	wanted := v.unproven()
-	for a, who := range found {
-		key := wanted[a]
-		if key == (catalog.Key{}) {
-			return fmt.Errorf("the template listens on %s, which is taken by %s: free it, or take the line out of the template", a, who)
-		}
-		d.taken[key] = fmt.Sprintf("%s is taken by %s", a, who)
-	}
-	return nil
-}
-
-// expireTaken lets ports that were taken a while ago be looked at again.
-func (d *Driver) expireTaken() {
-	if d.now().Sub(d.looked) >= lookAgain {
-		clear(d.taken)
-		d.looked = d.now()
-	}
-}
-
-// quarantineOwn leaves out the services whose ports the template listens on itself, and reports whether there are any. Those
-// that run already, beside the same outer text, were looked at before.
-func (d *Driver) quarantineOwn(v view) bool {
-	list := v.layout.sections
-	if v.keys != nil && v.layout.outer.hash == v.have.built.Outer {
-		list = nil
-		for _, key := range v.keys {
-			if s := v.layout.sections.find(key); s != nil {
-				list = append(list, s)
-			}
-		}
-	}
-	found := false
-	for _, own := range v.layout.outer.binds {
-		for _, s := range list {
-			if slices.ContainsFunc(s.binds, func(a netip.AddrPort) bool { return a.Port() == own.Port() && host.Overlap(a.Addr(), own.Addr()) }) {
-				d.taken[s.key] = fmt.Sprintf("%s is taken by the template, which listens on %s outside of its services", s.key, own)
-				found = true
-			}
-		}
-	}
-	return found
-}
-
 // overdue gives the removed services whose ports have been bound for long enough.
 func (d *Driver) overdue() []catalog.Key {
 	var out []catalog.Key
@@ -347,7 +315,7 @@ func (d *Driver) drift(v view) []catalog.Change {
 
 // act sends steps in batches and notes those that were done. What HAProxy refused is told by reading back; its words are
 // kept for the message. Where the last batch has room for it, it reads back itself: seen is what came of the services.
-func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.Report) (refused []error, seen *observed, err error) {
+func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.Report) (refused []refusedStep, seen *observed, err error) {
 	for len(steps) > 0 {
 		n, batch := 0, make([]string, 0, batchSize)
 		for n < len(steps) && len(batch)+len(steps[n].commands) <= batchSize {
@@ -373,7 +341,7 @@ func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.R
 			case s.deletion():
 				d.noteDeletion(s, refusal(answers[len(s.commands)-1]))
 			case text != "":
-				refused = append(refused, fmt.Errorf("%s: HAProxy answers %q to %s", s.change.Service, text, s.change.Detail))
+				refused = append(refused, refusedStep{s.id(), text})
 			case r != nil:
 				r.Changes = append(r.Changes, s.change)
 			}

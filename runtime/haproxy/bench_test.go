@@ -32,7 +32,7 @@ func newTestDriver(t testing.TB) *Driver {
 	t.Helper()
 	dir := t.TempDir()
 	d, err := New(Config{ConfigFile: filepath.Join(dir, "haproxy.cfg"), Start: Managed, Reload: Managed, Socket: "/run/haproxy.sock",
-		RunDir: dir, BindAddress: netip.IPv4Unspecified(), MaxConnections: 8192, Drain: time.Minute, ReleaseAfter: time.Hour})
+		RunDir: dir, BindAddress: netip.IPv4Unspecified(), MaxConnections: 8192, Drain: time.Minute, ReloadInterval: testGap, ReleaseAfter: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,6 +94,13 @@ func (c *commands) refused(ctx context.Context) error {
 
 func (c *commands) deaf() bool { return false } // the commands are tried in turn anyway
 
+// elders looks for the other children of the serving worker's master. Without a master, HAProxy's processes are all children of init.
+func (c *commands) elders(_ context.Context, worker int) ([]int, error) {
+	return siblings(worker, c.config), nil
+}
+
+func (c *commands) end(worker int) error { return endWorker(worker, c.config) }
+
 func (c *commands) binder() (int, bool) {
 	cred, err := peer(c.socket)
 	if err != nil {

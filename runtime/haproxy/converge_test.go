@@ -77,7 +77,7 @@ func tellStory(ctx context.Context, seed uint64) (counts map[string]int, err err
 	s.dice = newDice(seed, []uint16{10001, 10002, 10003, 10004}, addrs("10.0.0.1:31000", "10.0.0.1:31001", "10.0.0.2:31000", "10.0.0.3:31000", "[2001:db8::1]:31000"))
 	s.config = Config{ConfigFile: filepath.Join(dir, "haproxy.cfg"), TemplateFile: pick(s.dice, []string{"", "", "testdata/split.cfg.tpl", "testdata/static.cfg.tpl"}),
 		Start: Managed, Reload: Managed, Socket: filepath.Join(dir, "s"), RunDir: dir, BindAddress: netip.MustParseAddr("127.0.0.1"),
-		MaxConnections: 100, Drain: time.Minute, ReleaseAfter: 10 * time.Minute}
+		MaxConnections: 100, Drain: time.Minute, ReloadInterval: testGap, ReleaseAfter: 10 * time.Minute}
 	if s.sim, s.driver, err = newSim(s.config); err != nil {
 		return nil, err
 	}

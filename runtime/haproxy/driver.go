@@ -30,9 +30,12 @@ type Config struct {
 	RunDir         string        // for structures and the master socket; must exist before Plan or Apply
 	BindAddress    netip.Addr    // where services listen
 	MaxConnections int           // of each service
-	Drain          time.Duration // how long a removed server keeps its connections
+	Drain          time.Duration // how long a removed server keeps its connections; 0 cuts them at once
 	Env            []string      // environment of HAProxy and the shell commands; nil is our own
 	ReleaseAfter   time.Duration // how long a removed service's port may stay bound without a reload for another reason
+	ReloadInterval time.Duration // least time between two loads, so that services that come together share one; 0 for none
+	MaxOldWorkers  int           // number of old workers with open connections from which on a reload waits; 0 for no limit
+	RespectMaint   bool          // leave servers alone that somebody put into maintenance or drain on the socket
 	Beside         *Beside       // whose clients ours takes over; nil for nobody's. Managed only
 }
 
@@ -63,8 +66,13 @@ type Driver struct {
 	leaving  map[string]leaving        // removed servers that still have connections, by path
 	gone     map[catalog.Key]time.Time // removed services whose ports are still bound
 	taken    map[catalog.Key]string    // services that wait for a port, and who has it
+	refused  map[catalog.Key]*refused  // services that HAProxy refuses
+	balks    map[string]*balk          // changes that HAProxy refuses
+	hands    hands                     // servers that somebody took out of service; nil when that is not known
+	left     map[catalog.Key]bool      // services that are left out for a try
 	looked   time.Time                 // when the holders of taken ports were last looked for
 	pace     pace                      // when the next load is due
+	crowd    crowd                     // old workers
 	rechecks int                       // passes that still observe everything, soon after a failed reload
 }
 
@@ -73,6 +81,7 @@ type leaving struct {
 	key   catalog.Key
 	since time.Time
 	tried time.Time // to delete it
+	lives bool      // a wanted server has its address: its connections go on until they end
 }
 
 // maxSocketPath is HAProxy's limit: it binds a temporary name first, and renames it.
@@ -90,7 +99,7 @@ func New(config Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	global := templates.HAProxy{Socket: config.Socket}
+	global := templates.HAProxy{Socket: config.Socket, HardStop: hardStop(config.Drain)}
 	global.User, global.Group = identity()
 	render, err := newRenderer(t, global, config.BindAddress, config.MaxConnections)
 	if err != nil {
@@ -100,7 +109,7 @@ func New(config Config) (*Driver, error) {
 	beside.Store(config.Beside)
 	d := &Driver{config: config, cli: socket{config.Socket}, ports: hostPorts{config.ConfigFile, beside}, beside: beside, render: render, store: store{config.RunDir},
 		file: &keeper{path: config.ConfigFile, changed: make(chan struct{}, 1)}, now: time.Now, check: checkConfig, alarm: make(chan time.Duration, 1), worker: make(chan int, 1),
-		leaving: map[string]leaving{}, gone: map[catalog.Key]time.Time{}, taken: map[catalog.Key]string{}}
+		leaving: map[string]leaving{}, gone: map[catalog.Key]time.Time{}, taken: map[catalog.Key]string{}, balks: map[string]*balk{}}
 	if config.Start == Managed || config.Reload == Managed {
 		d.process = newManaged(config, beside)
 	} else {

@@ -4,8 +4,10 @@ import (
 	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"os"
 
@@ -77,6 +79,90 @@ func FuzzHostileNames(f *testing.F) {
 			t.Errorf("listen name %q", n)
 		}
 	})
+}
+
+// Whatever a source says of a service, the file and the commands have the lines and words that its type has, and nothing else.
+func FuzzHostileServices(f *testing.F) {
+	d := newTestDriver(f)
+	f.Add("web", "marathon", "http", "10.0.0.1", "eth0", uint16(80), uint16(31000), 500, 10, int64(1e9), int64(0), true)
+	f.Add("a\nlisten evil\n", "x\n    server evil 10.6.6.6:6", "tcp\n    acl a src 0.0.0.0/0", "fe80::1", "x y\nglobal", uint16(1), uint16(0), -5, -1, int64(-1), int64(1)<<62, false)
+	f.Add("# proxymatic: end", "", "", "", "", uint16(65535), uint16(1), 1<<40, 1<<40, int64(1), int64(1), true)
+	f.Add("", "\x00", "health", "::ffff:10.0.0.1", "", uint16(9), uint16(9), 1000, 1, int64(3), int64(4), true)
+	f.Fuzz(func(t *testing.T, name, source, mode, ip, zone string, port, serverPort uint16, weight, maxConn int, client, server int64, check bool) {
+		if port == 0 {
+			return // such a key cannot be made
+		}
+		addr, _ := netip.ParseAddr(ip)
+		s := &catalog.Service{Key: catalog.Key{Port: port, Proto: catalog.TCP}, Name: name, Source: source, Mode: catalog.Mode(mode),
+			Timeouts: catalog.Timeouts{Client: time.Duration(client), Server: time.Duration(server)},
+			Servers: []catalog.Server{
+				{Addr: netip.MustParseAddrPort("10.0.0.9:9"), Weight: weight, MaxConn: maxConn, Check: check},
+				{Addr: netip.AddrPortFrom(addr, serverPort), Weight: weight},
+				{Addr: netip.AddrPortFrom(addr.WithZone(zone), serverPort), Weight: weight, Check: check},
+			}}
+		s = s.Canonical()
+		mustBePlain(t, d, s)
+		mustCommandPlainly(t, d, s)
+	})
+}
+
+// plainLine is each line that the built-in template makes of a service.
+var plainLine = regexp.MustCompile(`^(listen [A-Za-z0-9._-]+-\d+|bind 0\.0\.0\.0:\d+|mode (tcp|http)|maxconn \d+|option forwardfor if-none|` +
+	`timeout (http-request|http-keep-alive) \d+s|timeout (client|server) [1-9]\d{0,9}ms|` +
+	`server [0-9a-f.:]+(:c)? [0-9a-f.:\[\]]+:\d+ weight ([1-9]|[1-9]\d|1\d\d|2[0-4]\d|25[0-6])( maxconn [1-9]\d{0,9})?( check)?)$`)
+
+// mustBePlain checks a service's section, and the file around it.
+func mustBePlain(t *testing.T, d *Driver, s *catalog.Service) {
+	t.Helper()
+	l := sectionsOf(t, d, s)
+	sec := l.sections[0]
+	counts := map[string]int{}
+	for line := range strings.Lines(sec.text) {
+		line = strings.TrimSpace(line)
+		if !plainLine.MatchString(line) {
+			t.Errorf("%s gives the line %q", catalog.Format([]*catalog.Service{s}), line)
+		}
+		word, _, _ := strings.Cut(line, " ")
+		counts[word]++
+	}
+	servers := len(sec.proxies[0].servers)
+	if counts["listen"] != 1 || counts["bind"] != 1 || counts["mode"] != 1 || counts["server"] != servers || servers < 1 || len(sec.proxies) != 1 {
+		t.Errorf("%s gives %v, with %d servers, in\n%s", s.Key, counts, servers, sec.text)
+	}
+	cut, err := cutPieces(string(l.text("x")))
+	if err != nil || len(cut) != 3 || cut[1].key != s.Key {
+		t.Errorf("%s gives a file of %d pieces, %v", s.Key, len(cut), err)
+	}
+	w, err := parseSim(string(l.text("x")))
+	if err != nil || len(w.proxies) != 1 || len(w.proxies[0].servers) != servers {
+		t.Errorf("%s gives %v, another structure", s.Key, err)
+	}
+}
+
+// plainCommand is each command that changes a server or a frontend.
+var plainCommand = regexp.MustCompile(`^((add|enable|del|disable) (server|health) [A-Za-z0-9._:/-]+( [0-9a-f.:\[\]]+:\d+ weight \d+( maxconn \d+)?( check)?` +
+	`( pool-max-conn -1 pool-purge-delay 5s)?)?|(enable|disable) frontend [A-Za-z0-9._-]+|set maxconn server [A-Za-z0-9._:/-]+ \d+|` +
+	`set server [A-Za-z0-9._:/-]+ (weight \d+|state ready|addr [0-9a-f.:]+ port \d+|health up))$`)
+
+// mustCommandPlainly checks the commands from nothing to a service, and back.
+func mustCommandPlainly(t *testing.T, d *Driver, s *catalog.Service) {
+	t.Helper()
+	l := sectionsOf(t, d, s)
+	have := nothing()
+	have.info, have.alive, have.known, have.built = info{pid: 1, version: "2.6.12"}, true, true, l.structure()
+	proxy := l.sections[0].proxies[0].name
+	have.open[proxy], have.backs[proxy] = false, true
+	commands := commandsOf(makePlan(l.sections, l.outer, have, nil, nil))
+	have.suppose(l.sections[0])
+	gone := sectionsOf(t, d)
+	commands += "\n" + commandsOf(makePlan(gone.sections, gone.outer, have, nil, nil))
+	for _, line := range strings.Split(commands, "\n") {
+		for _, command := range strings.Split(line, "; ") {
+			if command = strings.TrimPrefix(command, "later "); command != "" && !plainCommand.MatchString(command) && !strings.HasPrefix(command, "reload: the text outside") {
+				t.Errorf("%s gives the command %q", catalog.Format([]*catalog.Service{s}), command)
+			}
+		}
+	}
 }
 
 func TestHostileNamesAreAcceptedByHAProxy(t *testing.T) {

@@ -28,7 +28,8 @@ func (d *Driver) hasten(ctx context.Context, want []*catalog.Service, r *catalog
 	if len(p.reloads) > 0 {
 		return nil
 	}
-	more := slices.DeleteFunc(p.steps, func(s step) bool { return s.change.Action == removeServer || s.change.Action == pauseFrontend })
+	steps, _ := d.withoutBalks(p.steps)
+	more := slices.DeleteFunc(steps, func(s step) bool { return s.change.Action == removeServer || s.change.Action == pauseFrontend })
 	_, seen, err := d.act(ctx, more, d.looking(keys, l.sections), r)
 	if err != nil {
 		return nil

@@ -29,7 +29,7 @@ func simulated(t *testing.T, want ...*catalog.Service) (*sim, *Driver, *counted)
 	t.Helper()
 	dir := t.TempDir()
 	s, d, err := newSim(Config{ConfigFile: filepath.Join(dir, "haproxy.cfg"), Start: Managed, Reload: Managed, Socket: "/run/s", RunDir: dir,
-		BindAddress: netip.MustParseAddr("127.0.0.1"), MaxConnections: 100, Drain: time.Minute, ReleaseAfter: time.Hour})
+		BindAddress: netip.MustParseAddr("127.0.0.1"), MaxConnections: 100, Drain: time.Minute, ReloadInterval: testGap, ReleaseAfter: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package haproxy
 import (
 	"os"
 	"os/user"
+	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,7 +36,7 @@ func (d *Driver) layout(want []*catalog.Service, built structure) (layout, error
 		if err != nil {
 			return layout{}, err
 		}
-		made = without(made, d.taken)
+		made = d.aside(made)
 		o, err := d.render.outerOf(made)
 		if err != nil {
 			return layout{}, err
@@ -57,6 +59,17 @@ func globalMaxConn(perService, services, checked int) int {
 		return most
 	}
 	return max(least, min(most, (int(limit.Max)-2*services-2*checked-slack)/2))
+}
+
+// hardStop gives how long an old worker may keep its connections, as HAProxy reads it. The drain time is for what is removed; here it
+// would cut the connections of services that nobody touched, at each reload. So it counts only where it is longer.
+func hardStop(drain time.Duration) string {
+	const least = 12 * time.Hour
+	if drain <= least {
+		return "12h"
+	}
+	const most = 24 * 24 * time.Hour // HAProxy counts milliseconds in 31 bits
+	return strconv.FormatInt(int64(min(drain, most)/time.Second), 10) + "s"
 }
 
 // identity gives the user and the group that HAProxy becomes when it is started as root: the distribution's own, where the

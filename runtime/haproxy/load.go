@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -15,8 +14,7 @@ import (
 )
 
 const (
-	loadGap      = 250 * time.Millisecond // between two loads, so that services that come together share one
-	firstDelay   = time.Second            // after a load that failed; doubled each time
+	firstDelay   = time.Second // after a load that failed; doubled each time
 	longestDelay = 60 * time.Second
 	crashWindow  = 10 * time.Second      // a process that ends sooner after its start is started with growing delay
 	loadTimeout  = 60 * time.Second      // for a new worker to answer
@@ -29,7 +27,7 @@ type pace struct {
 	delay     time.Duration
 	started   time.Time // the last start
 	err       error     // of the last load; nil when it worked
-	text      []byte    // that failed, until HAProxy was asked what is wrong with it
+	file      newFile   // that failed, until HAProxy was asked what is wrong with it
 	hash      string    // what the failed load tried
 	failedAt  time.Time
 }
@@ -50,8 +48,8 @@ func (p *pace) failure(v view) error {
 	return p.err
 }
 
-func (p *pace) succeeded(now time.Time, start bool) {
-	delay := loadGap
+func (p *pace) succeeded(now time.Time, gap time.Duration, start bool) {
+	delay := gap
 	if start {
 		if now.Sub(p.started) < crashWindow {
 			delay = min(max(firstDelay, 2*p.delay), longestDelay)
@@ -61,8 +59,8 @@ func (p *pace) succeeded(now time.Time, start bool) {
 	*p = pace{notBefore: now.Add(delay), delay: delay, started: p.started}
 }
 
-func (p *pace) failed(now time.Time, hash string, text []byte, err error) {
-	p.text = text
+func (p *pace) failed(now time.Time, hash string, file newFile, err error) {
+	p.file = file
 	p.delay = min(max(firstDelay, 2*p.delay), longestDelay)
 	p.notBefore, p.failedAt, p.hash, p.err = now.Add(p.delay), now, hash, err
 }
@@ -90,14 +88,20 @@ func (d *Driver) load(ctx context.Context, want []*catalog.Service, v view, r *c
 	}
 	st := l.structure()
 	made := l.pieces(st.Hash)
-	text := made.appendTo(nil)
-	if err := d.exchange(ctx, v, l, st, newFile{text, made}); err != nil {
-		d.pace.failed(d.now(), v.layout.structure().Hash, text, err)
+	file := newFile{made.appendTo(nil), made}
+	if err = d.tryAgain(ctx, l, file.text); err == nil {
+		err = d.exchange(ctx, v, l, st, file)
+	}
+	if err != nil {
+		d.pace.failed(d.now(), v.layout.structure().Hash, file, err)
 		d.rechecks = 20
 		d.Resync()
 		return nil
 	}
-	d.pace.succeeded(d.now(), v.plan.start)
+	d.pace.succeeded(d.now(), d.config.ReloadInterval, v.plan.start)
+	if !v.plan.start {
+		d.crowd.left(v.have.pid, d.now())
+	}
 	d.verified = nil
 	v.reportLoad(r)
 	return nil
@@ -132,6 +136,7 @@ func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure, f
 		down = d.beside.Load().dead()
 	}
 	d.carryDown(ctx, l, down)
+	d.carryHands(ctx, l, v.hands)
 	return nil
 }
 
@@ -181,21 +186,6 @@ func (d *Driver) await(ctx context.Context, oldPid int, hash string, timeout tim
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
-}
-
-// explain asks haproxy itself, once, what is wrong with a text that it did not load. No complaint means that the cause lies
-// elsewhere.
-func (d *Driver) explain(ctx context.Context) error {
-	text := d.pace.text
-	if text == nil {
-		return nil
-	}
-	d.pace.text = nil
-	path := filepath.Join(d.config.RunDir, "refused.cfg") // stays, for the operator to look at
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		return err
-	}
-	return d.check(ctx, path)
 }
 
 // failedChecks gives the servers that HAProxy's own checks hold for dead. A new process holds all for alive at first.

@@ -133,7 +133,7 @@ func (m *managed) reload(ctx context.Context) error {
 		return fmt.Errorf("ask HAProxy's master for a reload: %w", err)
 	}
 	if strings.Contains(answer, "Success=0") {
-		return fmt.Errorf("HAProxy refuses the configuration: %s", complaints(answer))
+		return &refusedError{"HAProxy refuses the configuration", answer}
 	}
 	return nil
 }
@@ -156,6 +156,17 @@ func (m *managed) showProc(ctx context.Context) (string, error) {
 		}
 	}
 }
+
+// elders asks the master, whose list is right in other containers too. It cannot be reached for a moment after each reload.
+func (m *managed) elders(ctx context.Context, _ int) ([]int, error) {
+	text, err := m.socket.master(ctx, "show proc")
+	if err == nil && !strings.Contains(text, "worker") {
+		err = errUnanswered
+	}
+	return oldWorkers(text), err
+}
+
+func (m *managed) end(worker int) error { return endWorker(worker, m.config) }
 
 // failedReloads reads the "[failed: N]" of `show proc`; -1 when there is none.
 func failedReloads(text string) int {

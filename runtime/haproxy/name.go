@@ -27,7 +27,9 @@ func serverName(v catalog.Server) string {
 }
 
 // haproxyWeight maps a catalog weight (1 to 1000, 500 is usual) to HAProxy's (1 to 256, 128 is usual).
-func haproxyWeight(weight int) int { return max(1, weight*256/catalog.MaxWeight) }
+func haproxyWeight(weight int) int {
+	return max(1, min(weight, catalog.MaxWeight)*256/catalog.MaxWeight)
+}
 
 // bindAddresses reads the first argument of a `bind` line, which may list several addresses. What is no TCP port on an
 // address (a unix socket, an inherited descriptor, a port range) is left out: nobody can take it from us by chance.

@@ -10,10 +10,11 @@ import (
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
-// The actions that take something away.
+// The actions that others ask about.
 const (
 	removeServer  = "remove server"
 	pauseFrontend = "pause frontend"
+	enableServer  = "enable server"
 )
 
 // step is one change through the stats socket.
@@ -218,7 +219,7 @@ func (p *plan) server(key catalog.Key, b builtService, backend string, line serv
 		p.add(key, b, line.name, "set maxconn", fmt.Sprintf("set maxconn server %s %d", path, line.maxconn))
 	}
 	if is.admin&(adminMaint|adminDrain) != 0 {
-		p.add(key, b, line.name, "enable server", "set server "+path+" state ready")
+		p.add(key, b, line.name, enableServer, "set server "+path+" state ready")
 	}
 	if !is.up && !line.checked && is.admin == 0 { // somebody said so on the socket: nothing else would ever bring it back
 		p.add(key, b, line.name, "correct health", "set server "+path+" health up")

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/meltwater/proxymatic/runtime/host"
 )
@@ -24,6 +25,11 @@ type process interface {
 	refused(ctx context.Context) error
 	// binder gives the user that binds HAProxy's ports, and whether that is known.
 	binder() (uid int, known bool)
+	// elders gives the old workers, which have connections from before a reload, beside the one that answers. An error means that
+	// they are not known now.
+	elders(ctx context.Context, worker int) ([]int, error)
+	// end ends an old worker, with its connections.
+	end(worker int) error
 	// stop ends HAProxy, if it runs, when its connections have ended, and at the latest when ctx ends.
 	stop(ctx context.Context) error
 }
@@ -49,8 +55,11 @@ func checkConfig(ctx context.Context, path string) error {
 		return err
 	}
 	out, err := exec.CommandContext(ctx, program, "-c", "-f", path).CombinedOutput()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err != nil {
-		return fmt.Errorf("haproxy refuses %s: %s", path, complaints(string(out)))
+		return &refusedError{"haproxy refuses " + path, string(out)}
 	}
 	return nil
 }
@@ -89,6 +98,30 @@ func listening(path string) []int {
 			if seen[pid] = true; host.CommandLineHas(pid, path) && pid != os.Getpid() {
 				out = append(out, pid)
 			}
+		}
+	}
+	return out
+}
+
+// endWorker ends an old worker, and its connections, at once. A process whose command line does not have the path of haproxy.cfg
+// is another, as when it was seen from another container.
+func endWorker(pid int, config string) error {
+	if !host.CommandLineHas(pid, config) {
+		return fmt.Errorf("process %d is not one of HAProxy here", pid)
+	}
+	return syscall.Kill(pid, syscall.SIGTERM)
+}
+
+// siblings gives the processes that a process' own parent started with a path in their command line, without that process.
+func siblings(pid int, path string) []int {
+	parent := host.Parent(pid)
+	if parent == 0 {
+		return nil
+	}
+	var out []int
+	for _, other := range host.Processes() {
+		if other != pid && host.Parent(other) == parent && host.CommandLineHas(other, path) {
+			out = append(out, other)
 		}
 	}
 	return out

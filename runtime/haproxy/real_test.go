@@ -19,6 +19,9 @@ import (
 	"github.com/meltwater/proxymatic/testenv/freeport"
 )
 
+// testGap is the reload interval of tests: the default one.
+const testGap = 250 * time.Millisecond
+
 // rig is a driver with a real HAProxy of its own, on ports of the loopback range.
 type rig struct {
 	t      testing.TB
@@ -47,7 +50,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	config := Config{ConfigFile: filepath.Join(dir, "haproxy.cfg"), Start: Managed, Reload: Managed, Socket: filepath.Join(dir, "haproxy.sock"),
-		RunDir: dir, BindAddress: netip.MustParseAddr("127.0.0.1"), MaxConnections: 1000, Drain: time.Minute, ReleaseAfter: time.Hour}
+		RunDir: dir, BindAddress: netip.MustParseAddr("127.0.0.1"), MaxConnections: 1000, Drain: time.Minute, ReloadInterval: testGap, ReleaseAfter: time.Hour}
 	if change != nil {
 		change(&config)
 	}

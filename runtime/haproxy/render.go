@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -123,10 +124,17 @@ func (r *renderer) tryServers() error {
 	return nil
 }
 
-// head gives a service's data outside of its section.
+// head gives a service's data outside of its section. None of it can begin another line or word, whatever a source says.
 func (r *renderer) head(s *catalog.Service, name string) templates.HAProxyService {
-	return templates.HAProxyService{Name: name, Port: s.Port, Bind: netip.AddrPortFrom(r.bind, s.Port).String(), Mode: string(s.Mode),
-		HTTP: s.Mode == catalog.ModeHTTP, Source: s.Source, MaxConn: r.maxConn, TimeoutClient: seconds(s.Timeouts.Client), TimeoutServer: seconds(s.Timeouts.Server)}
+	mode, source := catalog.ModeTCP, ""
+	if s.Mode == catalog.ModeHTTP {
+		mode = s.Mode
+	}
+	if s.Source != "" {
+		source = catalog.CleanName(s.Source)
+	}
+	return templates.HAProxyService{Name: name, Port: s.Port, Bind: netip.AddrPortFrom(r.bind, s.Port).String(), Mode: string(mode),
+		HTTP: s.Mode == catalog.ModeHTTP, Source: source, MaxConn: r.maxConn, TimeoutClient: seconds(s.Timeouts.Client), TimeoutServer: seconds(s.Timeouts.Server)}
 }
 
 // seconds writes a duration as HAProxy reads it; "" for none.
@@ -134,7 +142,8 @@ func seconds(d time.Duration) string {
 	if d <= 0 {
 		return ""
 	}
-	return strconv.FormatInt(max(1, d.Milliseconds()), 10) + "ms"
+	const most = math.MaxInt32 // HAProxy counts in 31 bits
+	return strconv.FormatInt(min(max(1, d.Milliseconds()), most), 10) + "ms"
 }
 
 // offers reports whether HAProxy should listen for a service: for one of TCP that has servers. One without is treated like a
@@ -239,9 +248,10 @@ func (r *renderer) renderAll(todo []task, static string, out sections) error {
 
 // make renders a section; goroutines with desks of their own may do so at the same time.
 func (r *renderer) make(at *desk, s *catalog.Service, name, static string) (*section, error) {
-	servers := make([]templates.HAProxyServer, len(s.Servers))
-	usual := make([]usualLine, len(s.Servers))
-	for i, v := range s.Servers {
+	usable := usableServers(s.Servers)
+	servers := make([]templates.HAProxyServer, len(usable))
+	usual := make([]usualLine, len(usable))
+	for i, v := range usable {
 		o, err := at.lines.usual(v)
 		if err != nil {
 			return nil, err

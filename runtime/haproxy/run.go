@@ -13,6 +13,7 @@ const (
 	flushShare = 200                    // a large file is written for one in so many parts of the time
 	flushLimit = 2 * time.Second        // and is at most this much behind
 	flushRetry = 5 * time.Second        // after a write that failed
+	closeLeast = 100 * time.Millisecond // to find HAProxy's master and tell it to end
 )
 
 // Run watches the worker, keeps haproxy.cfg up to date, and asks for passes when one is due. When ctx ends the file is
@@ -87,7 +88,7 @@ func (d *Driver) Close(ctx context.Context, drain bool) error {
 	if !drain {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.config.Drain)
+	ctx, cancel := context.WithTimeout(ctx, max(d.config.Drain, closeLeast))
 	defer cancel()
 	return d.process.stop(ctx)
 }

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -31,6 +32,18 @@ type serverOptions struct {
 	static  string // why `add server` cannot do what the line says; empty when it can
 }
 
+// usableServers gives the servers with an address that HAProxy can connect to: the same list where all have one. An address' zone can be
+// any text, and sources let none through.
+func usableServers(servers []catalog.Server) []catalog.Server {
+	unusable := func(v catalog.Server) bool {
+		return v.Addr.Port() == 0 || !v.Addr.IsValid() || v.Addr.Addr().Zone() != ""
+	}
+	if !slices.ContainsFunc(servers, unusable) {
+		return servers
+	}
+	return slices.DeleteFunc(slices.Clone(servers), unusable)
+}
+
 // addWords gives the arguments of `add server` behind the name.
 func (l serverLine) addWords() string { return strings.TrimRight(l.addr.String()+" "+l.words, " ") }
 
@@ -49,7 +62,7 @@ type usualOptions struct {
 
 // usual gives the options of a server's usual line.
 func (p *lineParser) usual(v catalog.Server) (*serverOptions, error) {
-	key := usualOptions{haproxyWeight(v.Weight), v.MaxConn, v.Check}
+	key := usualOptions{haproxyWeight(v.Weight), min(v.MaxConn, math.MaxInt32), v.Check}
 	if o, ok := p.common[key]; ok {
 		return o, nil
 	}

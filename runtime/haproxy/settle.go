@@ -16,9 +16,7 @@ import (
 // settle ends a pass: what was proven is remembered, the file follows, removed servers are deleted where they can be, and
 // what needs another look later is put on the alarm.
 func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []error) (catalog.Report, error) {
-	if err := d.explain(ctx); err != nil {
-		d.pace.err = errors.Join(d.pace.err, err)
-	}
+	d.forgetRefused(v)
 	if v.blocked != nil {
 		errs = append(errs, v.blocked)
 	}
@@ -39,11 +37,15 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 	for _, key := range v.plan.fresh {
 		waiting[key] = true
 	}
-	for _, s := range v.plan.steps {
+	d.forgetBalks(v)
+	for _, s := range d.letWait(v.plan.steps, v.refused) {
 		waiting[s.key] = true
-		errs = append(errs, fmt.Errorf("%s: %s is still to be done after it was: %s", s.change.Service, s.change.Action, s.change.Detail))
+		errs = append(errs, s.undone(v.refused))
 	}
-	d.remember(v, waiting)
+	if err := d.keepHands(v.hands); err != nil {
+		errs = append(errs, err)
+	}
+	d.remember(ctx, v, waiting)
 	if err := d.deleteServers(ctx, v); err != nil {
 		errs = append(errs, err)
 	}
@@ -66,12 +68,26 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 	return r, errors.Join(errs...)
 }
 
+// undone tells of a step that has no effect, with HAProxy's words where it has refused it.
+func (s step) undone(refused []refusedStep) error {
+	for _, r := range refused {
+		if r.id == s.id() {
+			return fmt.Errorf("%s: HAProxy answers %q to %s", s.change.Service, r.words, s.change.Detail)
+		}
+	}
+	return fmt.Errorf("%s: %s is still to be done after it was: %s", s.change.Service, s.change.Action, s.change.Detail)
+}
+
 // remember keeps what was proven.
-func (d *Driver) remember(v view, waiting map[catalog.Key]bool) {
+func (d *Driver) remember(ctx context.Context, v view, waiting map[catalog.Key]bool) {
 	if v.have.pid != d.last.pid {
 		replace(d.worker, v.have.pid)
 	}
 	d.last = v.have.info
+	d.recount(ctx, v)
+	if len(v.plan.reloads) == 0 {
+		d.crowd.full = ""
+	}
 	if v.keys == nil {
 		d.verified, d.gone = slices.Clone(v.layout.sections), d.stillGone(v)
 		for key := range waiting {
@@ -118,11 +134,32 @@ func (d *Driver) stillGone(v view) map[catalog.Key]time.Time {
 }
 
 // withDeletions gives a plan's steps, and the deletions of the servers that they remove: most have no connections, and can go at once.
-func (d *Driver) withDeletions(p plan) []step {
-	return slices.Concat(p.steps, slices.DeleteFunc(slices.Clone(p.deletes), func(s step) bool {
-		_, leaving := d.leaving[s.change.Server]
-		return leaving
-	}))
+func (d *Driver) withDeletions(v view) []step {
+	steps := slices.Clone(v.plan.steps)
+	for _, s := range v.plan.deletes {
+		if _, leaving := d.leaving[s.change.Server]; leaving {
+			continue
+		}
+		if d.config.Drain <= 0 && !v.lives(s) {
+			s = s.cutting()
+		}
+		steps = append(steps, s)
+	}
+	return steps
+}
+
+// cutting gives a deletion that cuts the server's connections first.
+func (s step) cutting() step {
+	s.commands = slices.Concat([]string{"shutdown sessions server " + s.change.Server}, s.commands)
+	return s
+}
+
+// lives reports whether the server of a deletion has the address of one that is wanted in the same proxy: then it is the same task
+// under another name, as when its check was switched on, and nothing that it does may be cut.
+func (v view) lives(s step) bool {
+	proxy, name, _ := strings.Cut(s.change.Server, "/")
+	is, ok := v.have.servers[proxy][name]
+	return ok && slices.ContainsFunc(v.layout.sections.find(s.key).lines(proxy), func(line serverLine) bool { return line.addr == is.addr })
 }
 
 // deleteServers tries to delete the removed servers. One that still has connections stays in maintenance, where it gets no
@@ -138,8 +175,12 @@ func (d *Driver) deleteServers(ctx context.Context, v view) error {
 		if known && d.now().Sub(l.tried) < deleteAgain/2 {
 			continue
 		}
-		if known && d.now().Sub(l.since) >= d.config.Drain {
-			s.commands = append([]string{"shutdown sessions server " + s.change.Server}, s.commands...)
+		if known {
+			l.lives = v.lives(s)
+			d.leaving[s.change.Server] = l
+		}
+		if known && !l.lives && d.now().Sub(l.since) >= d.config.Drain {
+			s = s.cutting()
 		}
 		due = append(due, s)
 	}
@@ -191,7 +232,11 @@ func (d *Driver) next(v view) time.Duration {
 	for _, l := range d.leaving {
 		age := now.Sub(l.since)
 		if v.plan.dialect.adds { // or else only a load deletes
-			within(min(max(deleteAgain, age), deleteSlowest))
+			slowest := deleteSlowest
+			if l.lives && age > d.config.Drain {
+				slowest = livesSlowest
+			}
+			within(min(max(deleteAgain, age), slowest))
 		}
 		if left := d.config.Drain - age; left > 0 {
 			within(left)
@@ -205,11 +250,27 @@ func (d *Driver) next(v view) time.Duration {
 	if len(d.taken) > 0 {
 		within(lookAgain)
 	}
-	if len(v.plan.reloads) > 0 {
+	for _, b := range d.balks {
+		if !b.trial {
+			within(b.until.Sub(now))
+		}
+	}
+	for _, q := range d.refused {
+		if !q.trial {
+			within(q.until.Sub(now))
+		}
+	}
+	switch {
+	case len(v.plan.reloads) > 0 && d.crowd.full != "":
+		within(d.crowd.again.Sub(now))
+	case len(v.plan.reloads) > 0:
 		within(d.pace.notBefore.Sub(now))
 	}
 	if d.rechecks > 0 {
 		within(afterFailure)
+	}
+	if d.crowd.asks > 0 {
+		within(asksAgain)
 	}
 	return soonest
 }
@@ -237,6 +298,7 @@ func (d *Driver) describe(v view, r *catalog.Report) {
 		r.Problems = append(r.Problems, catalog.Problem{Source: d.Name(), Subject: key.String(),
 			Reason: "the port cannot be used: " + d.taken[key] + "; the service is offered as soon as it is free"})
 	}
+	r.Problems = slices.Concat(r.Problems, d.refusedProblems(), d.balkProblems(), v.hands.problems())
 	if v.layout.fixed {
 		r.Problems = append(r.Problems, staticProblems(v.layout.sections)...)
 	}
@@ -245,9 +307,10 @@ func (d *Driver) describe(v view, r *catalog.Report) {
 		return
 	}
 	r.Problems = append(r.Problems, v.plan.dialect.problems(v.have.version)...)
+	r.Problems = append(r.Problems, d.crowd.problems()...)
 	r.Facts = []catalog.Fact{{Name: "version", Value: v.have.version}, {Name: "pid", Value: strconv.Itoa(v.have.pid)},
 		{Name: "structure", Value: v.have.hash}, {Name: "socket", Value: d.config.Socket},
-		{Name: "servers_leaving", Value: strconv.Itoa(len(d.leaving))}, {Name: "ports_paused", Value: strconv.Itoa(len(d.gone))}}
+		{Name: "old_workers", Value: strconv.Itoa(len(d.crowd.since))}, {Name: "servers_by_hand", Value: strconv.Itoa(len(v.hands))}, {Name: "servers_leaving", Value: strconv.Itoa(len(d.leaving))}, {Name: "ports_paused", Value: strconv.Itoa(len(d.gone))}}
 }
 
 // staticProblems names the services that the socket cannot change: together, where the template gives many one reason.

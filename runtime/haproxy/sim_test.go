@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -187,6 +188,13 @@ func (s *sim) refused(context.Context) error {
 }
 
 func (s *sim) binder() (int, bool) { return os.Geteuid() + toInt(s.otherUser), true }
+
+func (s *sim) elders(context.Context, int) ([]int, error) { return s.aged, nil }
+
+func (s *sim) end(worker int) error {
+	s.aged = slices.DeleteFunc(slices.Clone(s.aged), func(pid int) bool { return pid == worker })
+	return nil
+}
 
 func (s *sim) deaf() bool { return false }
 

@@ -22,6 +22,7 @@ type world struct {
 	otherUser bool            // HAProxy binds as another user than the driver
 	old       bool            // HAProxy is 2.2
 	why       error           // why the last load failed
+	aged      []int           // old workers
 
 	armed  fault
 	left   int // commands or loads until it strikes
