@@ -49,7 +49,7 @@ func TestDefaults(t *testing.T) {
 	unset(t)
 	want := Config{
 		MarathonAccess: marathon.Access{TokenScheme: "token"}, Guard: policy.Guard{Percent: 50, Min: 5, Hold: time.Minute}, FlapLimit: 6, RefreshInterval: time.Minute, GroupSize: 1, MaxConnections: 8192, BindAddress: netip.MustParseAddr("0.0.0.0"),
-		Drain: 60 * time.Second, ReleaseAfter: time.Hour, OnExit: "leave",
+		Drain: 60 * time.Second, ReleaseAfter: time.Hour, ReloadInterval: 250 * time.Millisecond, MaxOldWorkers: 5, OnExit: "leave",
 		PenServers: 32, PenClients: 8192, PenUser: "pen",
 		HAProxyStart: "/etc/init.d/haproxy start", HAProxyReload: "/etc/init.d/haproxy reload",
 		HAProxyConfig: "/etc/haproxy/haproxy.cfg", HAProxySocket: "/run/proxymatic/haproxy.sock", HAProxyCheck: policy.CheckAuto,

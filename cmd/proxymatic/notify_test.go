@@ -65,7 +65,7 @@ func TestSystemdHearsHowTheRunFares(t *testing.T) {
 	manager.hear(t, "^STATUS=nothing is changed until an answer of file", "READY=1")
 	manager.hear(t, "WATCHDOG=1", "READY=1")
 
-	r.configure(t, "drain: 0")
+	r.configure(t, "drain: -1")
 	r.signals <- syscall.SIGHUP
 	text := manager.hear(t, "STATUS=configuration not taken, the old one stays: --drain", "READY=1")
 	if strings.Count(text, "\n") > 0 {

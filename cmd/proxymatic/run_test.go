@@ -41,6 +41,7 @@ func (j *journal) Write(p []byte) (int, error) {
 // next waits for a line with the words and forgets everything up to it.
 func (j *journal) next(t *testing.T, words string) {
 	t.Helper()
+	never := time.After(time.Minute)
 	for {
 		j.mu.Lock()
 		_, after, found := strings.Cut(j.text.String(), words)
@@ -55,7 +56,7 @@ func (j *journal) next(t *testing.T, words string) {
 		}
 		select {
 		case <-j.wrote:
-		case <-t.Context().Done():
+		case <-never:
 			t.Fatalf("%q never came, but\n%s", words, rest)
 		}
 	}
@@ -172,7 +173,7 @@ func TestHUP(t *testing.T) {
 	r := newRunning(t, "status-endpoint: "+endpoint)
 	r.log.next(t, "started")
 
-	r.configure(t, "drain: 0")
+	r.configure(t, "drain: -1")
 	r.signals <- syscall.SIGHUP
 	r.log.next(t, "configuration not taken, the old one stays")
 	r.log.next(t, "--drain (from "+r.dir+"/c.yaml)")
