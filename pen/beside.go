@@ -35,3 +35,20 @@ func (d *Driver) Serving(ctx context.Context) ([]catalog.Key, error) {
 	}
 	return slices.SortedFunc(maps.Keys(keys), catalog.Key.Compare), ctx.Err()
 }
+
+// Running gives the servers of the services whose pens answer. It may be called at any time.
+func (d *Driver) Running(ctx context.Context) (catalog.Places, error) {
+	pens, err := d.files.scan()
+	if err != nil {
+		return nil, err
+	}
+	out := catalog.Places{}
+	for _, p := range pens {
+		if t, err := d.servers(ctx, p); err == nil {
+			for _, addr := range t.slots {
+				out.Add(p.key, addr)
+			}
+		}
+	}
+	return out, ctx.Err()
+}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -101,6 +102,19 @@ func TestRealServiceWithoutServersKeepsItsPen(t *testing.T) {
 	r.apply(udp(p, a))
 	if got := f.ask(); got != "a" || r.pens()[catalog.Key{Port: p, Proto: catalog.UDP}] != before[catalog.Key{Port: p, Proto: catalog.UDP}] {
 		t.Errorf("back: %s, pens %v", got, r.pens())
+	}
+}
+
+func TestRealRunningTellsWhatIsServed(t *testing.T) {
+	r := newRig(t, nil)
+	ports := []uint16{port(t), port(t)}
+	a, b := echo(t, "a"), echo(t, "b")
+	r.apply(udp(ports[0], a, b), udp(ports[1], a))
+	r.apply(udp(ports[0], b), udp(ports[1]))
+	want := catalog.Places{}
+	want.Add(catalog.Key{Port: ports[0], Proto: catalog.UDP}, b)
+	if got, err := r.driver.Running(t.Context()); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
 }
 

@@ -189,14 +189,25 @@ func (i *instance) hello() {
 	i.log.Info("started", "version", b.Version, "pid", os.Getpid(), "config", i.config.File)
 }
 
-// recall tells the loop what was saved before the start. It stands in for sources that cannot be read where no proxy serves: one that
-// does has what was known later.
+// recall tells the loop what was known before the start: what was saved, as far as the proxies serve it by now. Where they serve nothing,
+// it stands in for sources that cannot be read.
 func (i *instance) recall() {
 	saved, err := loadState(i.config.stateFile())
 	if err != nil {
 		i.log.Warn("what the sources told before the start is not known", "err", err)
 	}
-	i.loop.Recall(saved, len(saved) > 0 && !i.drivers.serve())
+	if len(saved) == 0 {
+		return
+	}
+	switch running, err := i.drivers.running(); {
+	case err != nil:
+		i.log.Warn("what the proxies serve is not known", "err", err)
+		i.loop.Recall(saved, false)
+	case len(running) > 0:
+		i.loop.Recall(asServed(saved, running), false)
+	default:
+		i.loop.Recall(saved, true)
+	}
 }
 
 // ending stops an instance and waits for that. It first says so on the status endpoint when terminating, and then calls last,

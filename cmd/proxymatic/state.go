@@ -133,6 +133,30 @@ func (i *instance) saveState(ctx context.Context) {
 	}
 }
 
+// asServed gives what was saved with the servers of now: of the services that the proxies serve, those that they have. What was saved is
+// some seconds older than that.
+func asServed(saved []catalog.Snapshot, running catalog.Places) []catalog.Snapshot {
+	out := slices.Clone(saved)
+	for i, s := range out {
+		out[i].Services = nil
+		for _, was := range s.Services {
+			is := *was
+			is.Servers = nil
+			for addr := range running[was.Key] {
+				v := catalog.Server{Addr: addr, Weight: 1} // of one that came since
+				if i := slices.IndexFunc(was.Servers, func(v catalog.Server) bool { return v.Addr == addr }); i >= 0 {
+					v = was.Servers[i]
+				}
+				is.Servers = append(is.Servers, v)
+			}
+			if len(is.Servers) > 0 {
+				out[i].Services = append(out[i].Services, is.Canonical())
+			}
+		}
+	}
+	return out
+}
+
 // savedAlike reports whether nothing of a source has to be written down anew.
 func savedAlike(a, b reconcile.SourceState) bool {
 	return a.Name == b.Name && b.Succeeded.Sub(a.Succeeded) < saveAge && catalog.SameList(a.Services, b.Services)

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,11 +81,47 @@ func FuzzState(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(good)
-	f.Fuzz(func(t *testing.T, text []byte) {
+	f.Add(good, "")
+	_, sources, _ := strings.Cut(string(good), `"sources":`)
+	f.Add([]byte{}, strings.TrimSuffix(sources, "}"))
+	f.Fuzz(func(t *testing.T, text []byte, sources string) {
+		if sources != "" { // with the right checksum, so that it is read
+			text = fmt.Appendf(nil, `{"format":%d,"sha256":"%s","sources":%s}`, stateFormat, sum([]byte(sources)), sources)
+		}
 		snaps, err := parseState(text)
 		if err != nil && snaps != nil {
 			t.Errorf("%v, and yet %v", err, snaps)
 		}
+		var read []reconcile.SourceState
+		for _, s := range snaps {
+			read = append(read, reconcile.SourceState{Name: s.Source, Priority: s.Priority, Services: s.Services, Succeeded: s.Succeeded})
+		}
+		if text, err = stateText(read); err == nil {
+			_, err = parseState(text)
+		}
+		if err != nil {
+			t.Errorf("what was read cannot be written and read again: %v", err)
+		}
 	})
+}
+
+// What was removed since the state was saved does not come back, what came since is not forgotten, and what is not served is nobody's.
+func TestWhatWasSavedIsCorrectedByWhatIsServed(t *testing.T) {
+	at := netip.MustParseAddrPort
+	saved := []catalog.Snapshot{{Source: "marathon", Services: []*catalog.Service{
+		{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Name: "web", Servers: []catalog.Server{{Addr: at("10.0.0.1:1"), Weight: 7}, {Addr: at("10.0.0.2:1"), Weight: 7}}},
+		{Key: catalog.Key{Port: 81, Proto: catalog.TCP}, Name: "ended", Servers: []catalog.Server{{Addr: at("10.0.0.3:1"), Weight: 1}}},
+	}}}
+	running := catalog.Places{}
+	running.Add(catalog.Key{Port: 80, Proto: catalog.TCP}, at("10.0.0.4:1"))
+	running.Add(catalog.Key{Port: 80, Proto: catalog.TCP}, at("10.0.0.1:1"))
+	running.Add(catalog.Key{Port: 82, Proto: catalog.TCP}, at("10.0.0.5:1"))
+	want := []catalog.Server{{Addr: at("10.0.0.1:1"), Weight: 7}, {Addr: at("10.0.0.4:1"), Weight: 1}}
+	got := asServed(saved, running)
+	if len(got) != 1 || got[0].Source != "marathon" || len(got[0].Services) != 1 || !slices.Equal(got[0].Services[0].Servers, want) {
+		t.Errorf("got %+v, want web with %v", got, want)
+	}
+	if len(saved[0].Services) != 2 || len(saved[0].Services[0].Servers) != 2 {
+		t.Error("what was saved has changed")
+	}
 }

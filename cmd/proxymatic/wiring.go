@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -141,22 +142,21 @@ func (d drivers) all() []driver {
 	return []driver{d.haproxy, d.pen}
 }
 
-// serve reports whether any proxy may be serving. One that cannot be asked may.
-func (d drivers) serve() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), serveWait)
+// running gives the servers that the proxies serve. The error says why that is not known.
+func (d drivers) running() (catalog.Places, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), runningWait)
 	defer cancel()
-	if pens, err := d.pen.Serving(ctx); err != nil || len(pens) > 0 {
-		return true
+	out, err := d.pen.Running(ctx)
+	if err != nil || d.haproxy == nil {
+		return out, err
 	}
-	if d.haproxy == nil {
-		return false
-	}
-	serving, err := d.haproxy.Serving(ctx)
-	return err != nil || len(serving.Listens) > 0
+	more, err := d.haproxy.Running(ctx)
+	maps.Copy(out, more) // no service is in both
+	return out, err
 }
 
-// serveWait bounds how long proxies are asked at the start whether they serve.
-const serveWait = 5 * time.Second
+// runningWait bounds how long proxies are asked at the start what they serve.
+const runningWait = 5 * time.Second
 
 // forLoop gives them as the loop sees them.
 func (d drivers) forLoop() []reconcile.Driver {

@@ -80,3 +80,29 @@ func (b *Beside) dead() map[catalog.Key]map[string]bool {
 	}
 	return out
 }
+
+// Running gives the servers in service of the services whose ports are open; none when HAProxy does not run. It may be called at any
+// time.
+func (d *Driver) Running(ctx context.Context) (catalog.Places, error) {
+	have, err := d.observe(ctx, looking{load: d.store.load})
+	if err != nil || !have.alive {
+		return nil, err
+	}
+	if !have.known {
+		return nil, fmt.Errorf("it is not known what the running HAProxy (pid %d) was built from", have.pid)
+	}
+	out := catalog.Places{}
+	for key, b := range have.built.Services {
+		if !have.listens(b) {
+			continue
+		}
+		for _, p := range b.Proxies {
+			for name, is := range have.servers[p.Name] {
+				if is.admin == 0 && is.addr.IsValid() && !slices.Contains(p.Fixed, name) {
+					out.Add(key, is.addr)
+				}
+			}
+		}
+	}
+	return out, nil
+}

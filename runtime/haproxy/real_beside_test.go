@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
@@ -130,5 +132,22 @@ func TestRealRunAgain(t *testing.T) {
 	case <-woken:
 	case <-t.Context().Done():
 		t.Error("the death of the worker went unnoticed")
+	}
+}
+
+func TestRealRunningTellsWhatIsServed(t *testing.T) {
+	h := newRig(t, nil)
+	if got, err := h.driver.Running(t.Context()); err != nil || len(got) > 0 {
+		t.Errorf("before the start %v, %v, want nothing", got, err)
+	}
+	p := freePorts(t, 2)
+	one, two := backend(t, "one"), backend(t, "two")
+	h.apply([]*catalog.Service{service(p[0], one, two), service(p[1], one)})
+	h.apply([]*catalog.Service{service(p[0], two), service(p[1])})
+	want := catalog.Places{}
+	want.Add(service(p[0]).Key, two)
+	got, err := h.driver.Running(t.Context())
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); err != nil || diff != "" {
+		t.Errorf("%v, -want +got:\n%s", err, diff)
 	}
 }

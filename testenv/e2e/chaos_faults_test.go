@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"strings"
@@ -36,7 +37,9 @@ func faults() map[string]strike {
 		"the stats socket is gone":          (*chaos).socketGone,
 		"haproxy.cfg is broken":             func(c *chaos) func() { return c.file("nonsense\n") },
 		"haproxy.cfg is empty":              func(c *chaos) func() { return c.file("") },
-		"haproxy.cfg cannot be replaced":    (*chaos).immutable,
+		"haproxy.cfg cannot be replaced":    func(c *chaos) func() { return c.unwritable(c.host.Config()) },
+		"the directory is read-only":        func(c *chaos) func() { return c.unwritable(c.host.Dir) },
+		"HAProxy's program is replaced":     (*chaos).upgraded,
 		"a server is put in maintenance":    func(c *chaos) func() { return c.operator("set server %s state maint") },
 		"a server is drained":               func(c *chaos) func() { return c.operator("set server %s state drain") },
 		"a server gets another address":     func(c *chaos) func() { return c.operator("set server %s addr 127.0.0.9 port 9") },
@@ -61,6 +64,7 @@ func faults() map[string]strike {
 		"Marathon answers HTML":       func(f *fakemarathon.Faults) *fakemarathon.Times { return &f.WrongType },
 		"Marathon's answers break":    func(f *fakemarathon.Faults) *fakemarathon.Times { return &f.CutOff },
 		"Marathon forgets everything": func(f *fakemarathon.Faults) *fakemarathon.Times { return &f.EmptyLists },
+		"Marathon forgets half":       func(f *fakemarathon.Faults) *fakemarathon.Times { return &f.HalfTasks },
 	} {
 		out[name] = func(c *chaos) func() {
 			times := always
@@ -69,7 +73,14 @@ func faults() map[string]strike {
 			}
 			return c.marathon(func(f *fakemarathon.Faults) { *field(f) = times })
 		}
+		out["proxymatic is killed while "+name] = func(c *chaos) func() {
+			undo := c.marathon(func(f *fakemarathon.Faults) { *field(f) = always })
+			c.host.Kill()
+			c.begin()
+			return undo
+		}
 	}
+	maps.Copy(out, etcdFaults())
 	return out
 }
 
@@ -159,25 +170,6 @@ func (c *chaos) socketGone() func() {
 func (c *chaos) file(text string) func() {
 	c.must(os.WriteFile(c.host.Config(), []byte(text), 0o644))
 	return nil
-}
-
-// immutableFlag is FS_IMMUTABLE_FL of linux/fs.h.
-const immutableFlag = 0x10
-
-// immutable makes haproxy.cfg a file that cannot be replaced, where the file system knows that.
-func (c *chaos) immutable() func() {
-	f, err := os.Open(c.host.Config())
-	c.must(err)
-	flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags|immutableFlag)
-	}
-	return func() {
-		if err == nil {
-			c.must(unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags))
-		}
-		c.must(f.Close())
-	}
 }
 
 // operator lets somebody change a server on the stats socket: it is drift, and lasts until everything is looked at.

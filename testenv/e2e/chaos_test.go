@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
+	"github.com/meltwater/proxymatic/testenv/etcd"
 	"github.com/meltwater/proxymatic/testenv/fakemarathon"
 )
 
@@ -24,14 +26,16 @@ var (
 const (
 	chaosPatience = time.Minute // for all to be right again after a fault
 	answersOn     = time.Hour   // removed tasks go on answering: whoever still asks them loses nothing
+	chaosLeak     = 3           // descriptors that proxymatic may have more at the end: connections come and go
 )
 
 // chaos is a host that meets one fault after another, under load, while its services change.
 type chaos struct {
-	world
+	regWorld
 	*rand.Rand
 	flags    []string
-	tcp, udp []int
+	tcp, udp []int // of Marathon
+	docker   containers
 	load     *stage.Load
 	counts   map[string]int
 	excuses  []excuse
@@ -61,22 +65,17 @@ type excuse struct{ from, to time.Time }
 // again, and no request to a service may fail but while its HAProxy was dead, or lost its sockets. In the end nothing is left over.
 func TestChaos(t *testing.T) {
 	fullSpeed(t)
-	w := worldWith(t, "haproxy", "pen")
-	c := &chaos{world: w, Rand: rand.New(rand.NewPCG(*chaosSeed, 0)), counts: map[string]int{},
-		flags: []string{"--refresh-interval", "2", "--guard-hold", "1h", "--drain", "5s", "--marathon", w.site.URL}}
-	second, err := w.site.Marathon.Replica("127.0.0.1:0")
-	w.must(err)
-	t.Cleanup(second.Close)
-	c.flags[len(c.flags)-1] += "," + second.URL()
-	c.tcp, c.udp = w.services(6, 3), w.udpServices(2, 3)
+	c := newChaos(t)
+	kinds := faults()
+	if c.ownDisk() {
+		kinds["the disk is full"] = (*chaos).diskFull
+	}
+	c.ownHAProxy()
 	c.begin()
 	c.right("the start")
-	c.load = stage.StartLoad(c.tcp, 200, func(port int, name string, began, ended time.Time) string {
-		return w.site.Judge(port, name, began, ended, answersOn)
-	})
+	c.load = stage.StartLoad(c.services(), 200, c.judgeAnswer)
 	before := c.open()
 
-	kinds := faults()
 	names := slices.Sorted(maps.Keys(kinds))
 	for end, i := time.Now().Add(*chaosTime), 0; time.Now().Before(end) && !t.Failed(); i++ {
 		if i%len(names) == 0 { // each kind once, before any comes again
@@ -84,17 +83,50 @@ func TestChaos(t *testing.T) {
 		}
 		name := names[i%len(names)]
 		c.change()
+		c.changeContainers()
 		c.story = append(c.story, event{time.Now(), name})
 		undo := kinds[name](c)
 		c.change()
 		if undo != nil {
-			time.Sleep(time.Duration(c.IntN(300)) * time.Millisecond) // how long the fault lasts
+			time.Sleep(c.lasting())
 			undo()
 		}
 		c.counts[name]++
 		c.right(name)
 	}
 	c.judge(before)
+}
+
+// newChaos gives a host on which nothing runs yet, and its services.
+func newChaos(t *testing.T) *chaos {
+	w := newRegWorld(t, "etcd3", etcd.Config{}, "pen")
+	second, err := w.site.Marathon.Replica("127.0.0.1:0")
+	w.must(err)
+	t.Cleanup(second.Close)
+	c := &chaos{regWorld: w, Rand: rand.New(rand.NewPCG(*chaosSeed, 0)), counts: map[string]int{},
+		flags: []string{"--refresh-interval", "2", "--guard-hold", "1h", "--drain", "5s", "--marathon", w.site.URL + "," + second.URL(), "--registrator", w.url}}
+	c.tcp, c.udp = w.services(6, 3), w.udpServices(2, 3)
+	c.addContainers(2, 3)
+	return c
+}
+
+// services gives the ports of all TCP services.
+func (c *chaos) services() []int { return slices.Concat(c.tcp, c.docker.ports) }
+
+// judgeAnswer tells what is wrong with an answer.
+func (c *chaos) judgeAnswer(port int, name string, began, ended time.Time) string {
+	if slices.Contains(c.docker.ports, port) {
+		return c.reg.Judge(port, name, began, ended)
+	}
+	return c.site.Judge(port, name, began, ended, answersOn)
+}
+
+// lasting gives how long a fault lasts: mostly less than a reading of a source takes to be believed, now and then more.
+func (c *chaos) lasting() time.Duration {
+	if c.IntN(4) == 0 {
+		return time.Duration(2000+c.IntN(3000)) * time.Millisecond
+	}
+	return time.Duration(c.IntN(300)) * time.Millisecond
 }
 
 // begin starts proxymatic.
@@ -129,17 +161,35 @@ func (c *chaos) right(after string) {
 			c.Logf("that was after %s; seed %d, so far %v", after, *chaosSeed, c.counts)
 		}
 	}()
-	c.settledWithin(chaosPatience, c.site.Wanted)
+	c.settledWithin(chaosPatience, c.wanted)
 	c.penSettled()
-	c.served(c.tcp...)
+	c.allServed()
 	c.udpServed(c.udp...)
+}
+
+// allServed waits until each TCP service is answered by one of its servers.
+func (c *chaos) allServed() {
+	c.Helper()
+	for _, port := range c.services() {
+		c.must(stage.Until(c.patient(), func() error {
+			began := time.Now()
+			name, err := stage.Request(c.Context(), port)
+			if err != nil {
+				return err
+			}
+			if wrong := c.judgeAnswer(port, name, began, time.Now()); wrong != "" {
+				return errors.New(wrong)
+			}
+			return nil
+		}))
+	}
 }
 
 // dead notes that HAProxy is killed, and gives what to do until it serves again.
 func (c *chaos) dead() (undo func()) {
 	began := time.Now().Add(-100 * time.Millisecond)
 	return func() {
-		c.served(c.tcp...)
+		c.allServed()
 		c.excuses = append(c.excuses, excuse{began, time.Now()})
 	}
 }
@@ -194,7 +244,7 @@ func (c *chaos) judge(before leftovers) {
 	if r.Requests == 0 || total == 0 {
 		c.Error("nothing was tried")
 	}
-	if after := c.open(); after.files > before.files+10 || after.processes != before.processes {
+	if after := c.open(); after.files > before.files+chaosLeak || after.processes != before.processes {
 		c.Errorf("at the end there are %+v, at the beginning there were %+v", after, before)
 	}
 	c.quiet()

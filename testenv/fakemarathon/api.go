@@ -124,7 +124,8 @@ func (c *Cluster) rendered(a appState, tasks []Task, embed map[string]bool) stri
 
 // same reports whether nothing has changed: every change gives another time or deployment.
 func (a appState) same(o appState) bool {
-	return len(a.versions) == len(o.versions) && a.current().version == o.current().version && a.lastScaling == o.lastScaling &&
+	return len(a.versions) == len(o.versions) && a.current().version == o.current().version &&
+		a.current().Instances == o.current().Instances && a.lastScaling == o.lastScaling &&
 		a.lastConfig == o.lastConfig && a.deployment == o.deployment
 }
 

@@ -154,6 +154,22 @@ func TestFaultsOfAnswers(t *testing.T) {
 	}
 }
 
+func TestHalfOfTheTasksIsMissing(t *testing.T) {
+	c, r := start(t, GenD)
+	c.PutApp(App{ID: "/a"})
+	c.AddTask("/a", Task{ID: "a.1"})
+	c.AddTask("/a", Task{ID: "a.2"})
+	_, healthy := get(t, r[0].URL()+"/v2/apps/a?embed=apps.tasks", "application/json")
+	c.SetFaults(func(f *Faults) { f.HalfTasks = 1 })
+	_, half := get(t, r[0].URL()+"/v2/apps/a?embed=apps.tasks", "application/json")
+	if !strings.Contains(half, `"instances":2`) || !strings.Contains(half, `"a.1"`) || strings.Contains(half, `"a.2"`) {
+		t.Errorf("got %s", half)
+	}
+	if _, body := get(t, r[0].URL()+"/v2/apps/a?embed=apps.tasks", "application/json"); body != healthy {
+		t.Errorf("then %q, want %q", body, healthy)
+	}
+}
+
 func TestStaleAndHeldAnswersShowAnOlderState(t *testing.T) {
 	c, r := start(t, GenD, "127.0.0.2:0")
 	c.PutApp(App{ID: "/old"})

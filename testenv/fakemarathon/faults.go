@@ -40,6 +40,7 @@ type Faults struct {
 	PlainType  Times           `json:"plainType"`  // JSON answers: as they should be, but called text/plain
 	CutOff     Times           `json:"cutOff"`     // JSON answers: the connection breaks after half of the bytes
 	EmptyLists Times           `json:"emptyLists"` // {"apps":[]} and {"tasks":[]}
+	HalfTasks  Times           `json:"halfTasks"`  // every second task is missing: a leader that has not heard of all agents
 	Stale      bool            `json:"stale"`      // answers from the state at the moment this was switched on
 	NoVersions bool            `json:"noVersions"` // 404 for all definitions but the current one: pruned
 	NoGzip     bool            `json:"noGzip"`

@@ -248,6 +248,8 @@ func (r *Replica) visible() state {
 		return r.frozen
 	case r.faults.Standby == StandbyOwnAnswer && r.cluster.leader != r.index:
 		return state{}
+	case r.faults.HalfTasks.take():
+		return r.cluster.half()
 	}
 	return r.cluster.state
 }

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meltwater/proxymatic/runtime/status"
 	"github.com/meltwater/proxymatic/testenv/freeport"
 )
@@ -212,6 +214,7 @@ func (h *Host) Close() error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+	_ = unix.Unmount(h.Dir, unix.MNT_DETACH) // a disk that a test may have given it
 	return os.RemoveAll(h.Dir)
 }
 
