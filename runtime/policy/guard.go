@@ -132,6 +132,9 @@ func (g Guard) missed(was Kept, s catalog.Snapshot, now time.Time) []Held {
 			if len(held) > 0 && held[0].compare(h) == 0 {
 				h = held[0]
 			}
+			if h.adopted && is != nil && s.Partial != nil && !s.Partial[before.Key] {
+				continue // the source knows how many there should be, and tells of as many
+			}
 			if h, ok := g.doubt(h, s, now); ok {
 				out = append(out, h)
 			}

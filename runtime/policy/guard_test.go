@@ -157,6 +157,7 @@ func TestGuardOfWhatWasKnownBefore(t *testing.T) {
 		"yesterday, few":                        {24 * time.Hour, "80:1", "80:1 81:4!,5!,6! 82:7!"},
 		"yesterday, all moved":                  {24 * time.Hour, "80:8 81:9 82:10", "80:8 81:9 82:10"},
 		"just now, of a source that is certain": {time.Second, "80:1", "80:1"},
+		"just now, all but 81 counted":          {time.Second, "80:1 81:", "80:1 81:4!,5!,6! 82:7!"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kept := guard.Adopt(list(known), now.Add(-c.age), now)
@@ -165,7 +166,11 @@ func TestGuardOfWhatWasKnownBefore(t *testing.T) {
 			}
 			for i, want := range []string{c.want, c.want, short(list(c.told))} {
 				at := now.Add(time.Duration(i) * time.Minute)
-				kept = guard.Next(kept, catalog.Snapshot{Services: list(c.told), Succeeded: at, Certain: strings.Contains(name, "certain")}, at)
+				s := catalog.Snapshot{Services: list(c.told), Succeeded: at, Certain: strings.Contains(name, "certain")}
+				if strings.Contains(name, "counted") {
+					s.Partial = catalog.Keys{{Port: 81, Proto: catalog.TCP}: true}
+				}
+				kept = guard.Next(kept, s, at)
 				if got := short(kept.Services); got != want {
 					t.Errorf("after reading %d %s counts, want %s", i+1, got, want)
 				}

@@ -26,6 +26,7 @@ const longestAbsence = 24 * time.Hour
 // then is what was known when the tasks were.
 func (f *fleet) compare(known entry, then world, answer app, now time.Time) {
 	id := cmp.Or(answer.ID, known.app.ID)
+	f.shortNow(id, !answer.complete())
 	if answer.complete() {
 		f.absentNow(id, nil)
 		return
@@ -64,6 +65,30 @@ func (a app) complete() bool {
 		}
 	}
 	return float64(running) >= *a.Instances
+}
+
+// shortNow notes whether an app's answer had fewer tasks than it wants.
+func (f *fleet) shortNow(id string, short bool) {
+	if short == f.short[id] {
+		return
+	}
+	f.partial = nil
+	if f.short[id] = short; !short {
+		delete(f.short, id)
+	}
+}
+
+// partials gives the services that those apps offer.
+func (f *fleet) partials() catalog.Keys {
+	if f.partial == nil {
+		f.partial = catalog.Keys{}
+		for id := range f.short {
+			for _, o := range f.apps[id].offers {
+				f.partial[o.service.Key] = true
+			}
+		}
+	}
+	return f.partial
 }
 
 // absentNow replaces what is absent of an app.

@@ -1,6 +1,7 @@
 package marathon
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -113,6 +114,30 @@ func TestAbsentTasksAreForgottenAfterADay(t *testing.T) {
 		f, _ = f.renewed(list(t, "", at), at)
 		if got := placesOf(f.missing()); got != c.want {
 			t.Errorf("after %s %q is missing, want %q", c.after, got, c.want)
+		}
+	}
+}
+
+func TestServicesOfAppsThatLackTasksArePartial(t *testing.T) {
+	wants := func(n int) string {
+		return strings.Replace(plainA, `"tasks"`, fmt.Sprintf(`"instances":%d,"tasks"`, n), 1)
+	}
+	key := catalog.Key{Port: 8300, Proto: catalog.TCP}
+	f, now := fleetOf(t, wants(1), start()), start()
+	for _, c := range []struct {
+		answer string
+		want   bool
+	}{{wants(1), false}, {wants(2), true}, {wants(2), true}, {wants(1), false}, {plainA, true}, {"", false}} {
+		now = now.Add(time.Second)
+		if c.answer != "" {
+			f.visited(visitOf(t, c.answer, now), now)
+			if got := f.partials()[key]; got != c.want {
+				t.Errorf("after a visit %s is partial: %t, want %t", key, got, c.want)
+			}
+		}
+		f, _ = f.renewed(list(t, c.answer, now), now)
+		if got := f.partials()[key]; got != c.want || f.partials() == nil {
+			t.Errorf("after a list %s is partial: %t, want %t", key, got, c.want)
 		}
 	}
 }

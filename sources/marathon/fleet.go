@@ -28,6 +28,8 @@ type fleet struct {
 	listed     time.Time                    // when the last list was asked for
 	absent     absences
 	missed     catalog.Places    // of them; nil when it is to be collected anew
+	short      map[string]bool   // apps whose answer had fewer tasks than they want
+	partial    catalog.Keys      // what those offer; nil when it is to be collected anew
 	report     []catalog.Problem // all problems, sorted; nil when they are to be collected anew
 }
 
@@ -52,7 +54,7 @@ type reading struct {
 
 func newFleet(source string, groupSize int) *fleet {
 	return &fleet{source: source, groupSize: groupSize, apps: map[string]entry{}, ended: map[string]time.Time{}, beliefs: beliefs{},
-		versions: map[versionKey]versionAnswer{}, hosts: map[string]hostname.Answer{}, board: newBoard(), complaints: map[string][]catalog.Problem{}, unlisted: map[string]words{}, told: map[string]bool{}, absent: absences{}}
+		versions: map[versionKey]versionAnswer{}, hosts: map[string]hostname.Answer{}, board: newBoard(), complaints: map[string][]catalog.Problem{}, unlisted: map[string]words{}, told: map[string]bool{}, absent: absences{}, short: map[string]bool{}}
 }
 
 func (f *fleet) world(now time.Time) world {
@@ -78,6 +80,9 @@ func (f *fleet) offer(id string, had, has []offer) {
 	if f.board.replace(id, had, has) {
 		f.report = nil
 	}
+	if f.short[id] {
+		f.partial = nil
+	}
 }
 
 func (f *fleet) complain(id string, problems []catalog.Problem) {
@@ -93,6 +98,7 @@ func (f *fleet) complain(id string, problems []catalog.Problem) {
 func (f *fleet) drop(id string) {
 	f.offer(id, f.apps[id].offers, nil)
 	f.complain(id, nil)
+	f.shortNow(id, false)
 	delete(f.apps, id)
 	delete(f.told, id)
 }
@@ -158,6 +164,7 @@ func (f *fleet) keep(from *fleet, e entry, now time.Time) {
 	}
 	e.offers = nil
 	f.set(e, now)
+	f.shortNow(e.app.ID, from.short[e.app.ID])
 }
 
 // finding is what came of an answer on one app.

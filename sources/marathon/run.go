@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -301,7 +302,7 @@ func (r *run) news(now time.Time) (catalog.Snapshot, chan<- catalog.Snapshot) {
 	next.Succeeded, next.Heard, next.Event, next.Err = r.read, r.pulse.lastHeard(), r.pulse.lastEvent(), r.failing
 	if r.accepts {
 		next.Services, next.Problems = r.fleet.board.all(), r.problems()
-		next.Missing, next.Listed = r.fleet.missing(), r.fleet.listed
+		next.Missing, next.Partial, next.Listed = r.fleet.missing(), r.fleet.partials(), r.fleet.listed
 	}
 	alive := r.failing == "" && now.Sub(r.sent) >= min(signOfLife, r.config.RefreshInterval) && !next.Heard.Equal(r.last.Heard)
 	switch {
@@ -315,7 +316,7 @@ func (r *run) news(now time.Time) (catalog.Snapshot, chan<- catalog.Snapshot) {
 // same reports whether two snapshots say the same: a list of services that has not changed is not made anew.
 func same(a, b catalog.Snapshot) bool {
 	return catalog.SameList(a.Services, b.Services) && slices.Equal(a.Problems, b.Problems) &&
-		reflect.ValueOf(a.Missing).Pointer() == reflect.ValueOf(b.Missing).Pointer() // they are replaced, never written to
+		maps.Equal(a.Partial, b.Partial) && reflect.ValueOf(a.Missing).Pointer() == reflect.ValueOf(b.Missing).Pointer() // they are replaced, never written to
 }
 
 func (r *run) problems() []catalog.Problem {

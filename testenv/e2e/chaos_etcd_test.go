@@ -70,8 +70,10 @@ func etcdFaults() map[string]strike {
 	}
 }
 
-// wiped takes all data from etcd, until registrator is started anew.
+// wiped takes all data from etcd, until registrator is started anew. What it deleted shortly before was seen: nobody can tell a
+// deletion from a loss that it had no time to see.
 func (c *chaos) wiped() func() {
+	c.settledWithin(chaosPatience, c.wanted)
 	c.must(c.etcd.Wipe(c.patient()))
 	return func() { c.must(c.docker.host.Restart(c.patient())) }
 }
