@@ -189,8 +189,7 @@ func (i *instance) hello() {
 	i.log.Info("started", "version", b.Version, "pid", os.Getpid(), "config", i.config.File)
 }
 
-// recall tells the loop what was known before the start: what was saved, as far as the proxies serve it by now. Where they serve nothing,
-// it stands in for sources that cannot be read.
+// recall tells the loop what was known before the start: what was saved, with the servers that the proxies have.
 func (i *instance) recall() {
 	saved, err := loadState(i.config.stateFile())
 	if err != nil {
@@ -199,15 +198,11 @@ func (i *instance) recall() {
 	if len(saved) == 0 {
 		return
 	}
-	switch running, err := i.drivers.running(); {
-	case err != nil:
-		i.log.Warn("what the proxies serve is not known", "err", err)
-		i.loop.Recall(saved, false)
-	case len(running) > 0:
-		i.loop.Recall(asServed(saved, running), false)
-	default:
-		i.loop.Recall(saved, true)
+	running, err := i.drivers.running()
+	if err != nil {
+		i.log.Warn("what the proxies serve is not known: what was saved counts", "err", err)
 	}
+	i.loop.Recall(asServed(saved, running))
 }
 
 // ending stops an instance and waits for that. It first says so on the status endpoint when terminating, and then calls last,

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,9 +22,10 @@ import (
 
 const (
 	stateFormat = 1
-	saveEvery   = 10 * time.Second // at most
-	saveAge     = 10 * time.Minute // how old the time of a reading may be that is written down
-	unusable    = ".unusable"      // is added to the name of a state file that cannot be read
+	saveLook    = 250 * time.Millisecond // how soon a service that is new, or gone, is written down
+	saveEvery   = 10 * time.Second       // how soon all else is: which servers there are, the proxies know too
+	saveAge     = 10 * time.Minute       // how old the time of a reading may be that is written down
+	unusable    = ".unusable"            // is added to the name of a state file that cannot be read
 )
 
 // state is the file in the state directory: what counted of each source last. It stands in for sources that cannot be read at the
@@ -101,45 +103,72 @@ func stateText(sources []reconcile.SourceState) ([]byte, error) {
 
 // saveState writes down what counts of the sources, whenever that has changed, until ctx ends and once more then.
 func (i *instance) saveState(ctx context.Context) {
-	var saved []reconcile.SourceState
-	var failed string // why
-	ticker := time.NewTicker(saveEvery)
+	var s saved
+	ticker := time.NewTicker(saveLook)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 		}
-		now := i.loop.Pass().Sources
-		unread := func(s reconcile.SourceState) bool { return s.Succeeded.IsZero() }
-		if slices.ContainsFunc(now, unread) || ctx.Err() == nil && slices.EqualFunc(saved, now, savedAlike) {
-			continue // what was saved of a source that was not read yet is worth more
+		if now := i.loop.Pass().Sources; s.due(now, ctx.Err() != nil) {
+			s.write(i.config.stateFile(), now, i.log)
 		}
-		text, err := stateText(now)
-		if err == nil {
-			err = host.WriteFile(i.config.stateFile(), text)
-		}
-		if err == nil {
-			err = os.Chmod(i.config.stateFile(), 0o640)
-		}
-		if err == nil {
-			saved, failed = now, ""
-			continue
-		}
-		if err.Error() != failed {
-			i.log.Warn("what the sources told is not saved for the next start; it is tried again", "err", err)
-		}
-		failed = err.Error()
 	}
 }
 
-// asServed gives what was saved with the servers of now: of the services that the proxies serve, those that they have. What was saved is
-// some seconds older than that.
+// saved is what was written down last.
+type saved struct {
+	sources []reconcile.SourceState
+	tried   time.Time
+	failed  string // why the last try did
+}
+
+// due reports whether to write down what the sources say now.
+func (s *saved) due(now []reconcile.SourceState, last bool) bool {
+	unread := func(s reconcile.SourceState) bool { return s.Succeeded.IsZero() }
+	switch {
+	case slices.ContainsFunc(now, unread): // what was saved of it is worth more
+		return false
+	case last:
+		return true
+	case time.Since(s.tried) >= saveEvery:
+		return !slices.EqualFunc(s.sources, now, savedAlike)
+	default:
+		return s.failed == "" && !slices.EqualFunc(s.sources, now, sameKeys)
+	}
+}
+
+func (s *saved) write(path string, now []reconcile.SourceState, log *slog.Logger) {
+	text, err := stateText(now)
+	if err == nil {
+		err = host.WriteFile(path, text)
+	}
+	if err == nil {
+		err = os.Chmod(path, 0o640)
+	}
+	s.tried = time.Now()
+	if err == nil {
+		s.sources, s.failed = now, ""
+		return
+	}
+	if err.Error() != s.failed {
+		log.Warn("what the sources told is not saved for the next start; it is tried again", "err", err)
+	}
+	s.failed = err.Error()
+}
+
+// asServed gives what was saved, in which services that the proxies serve have the servers that they have there: what was saved is some
+// seconds older than that.
 func asServed(saved []catalog.Snapshot, running catalog.Places) []catalog.Snapshot {
 	out := slices.Clone(saved)
 	for i, s := range out {
 		out[i].Services = nil
 		for _, was := range s.Services {
+			if running[was.Key] == nil {
+				out[i].Services = append(out[i].Services, was)
+				continue
+			}
 			is := *was
 			is.Servers = nil
 			for addr := range running[was.Key] {
@@ -149,12 +178,15 @@ func asServed(saved []catalog.Snapshot, running catalog.Places) []catalog.Snapsh
 				}
 				is.Servers = append(is.Servers, v)
 			}
-			if len(is.Servers) > 0 {
-				out[i].Services = append(out[i].Services, is.Canonical())
-			}
+			out[i].Services = append(out[i].Services, is.Canonical())
 		}
 	}
 	return out
+}
+
+// sameKeys reports whether there are the same services.
+func sameKeys(a, b reconcile.SourceState) bool {
+	return a.Name == b.Name && slices.EqualFunc(a.Services, b.Services, func(a, b *catalog.Service) bool { return a == b || a.Key == b.Key })
 }
 
 // savedAlike reports whether nothing of a source has to be written down anew.

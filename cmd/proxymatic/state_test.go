@@ -105,12 +105,12 @@ func FuzzState(f *testing.F) {
 	})
 }
 
-// What was removed since the state was saved does not come back, what came since is not forgotten, and what is not served is nobody's.
+// Servers that went since the state was saved do not come back, and those that came are not forgotten.
 func TestWhatWasSavedIsCorrectedByWhatIsServed(t *testing.T) {
 	at := netip.MustParseAddrPort
 	saved := []catalog.Snapshot{{Source: "marathon", Services: []*catalog.Service{
 		{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Name: "web", Servers: []catalog.Server{{Addr: at("10.0.0.1:1"), Weight: 7}, {Addr: at("10.0.0.2:1"), Weight: 7}}},
-		{Key: catalog.Key{Port: 81, Proto: catalog.TCP}, Name: "ended", Servers: []catalog.Server{{Addr: at("10.0.0.3:1"), Weight: 1}}},
+		{Key: catalog.Key{Port: 81, Proto: catalog.TCP}, Name: "not served", Servers: []catalog.Server{{Addr: at("10.0.0.3:1"), Weight: 1}}},
 	}}}
 	running := catalog.Places{}
 	running.Add(catalog.Key{Port: 80, Proto: catalog.TCP}, at("10.0.0.4:1"))
@@ -118,10 +118,10 @@ func TestWhatWasSavedIsCorrectedByWhatIsServed(t *testing.T) {
 	running.Add(catalog.Key{Port: 82, Proto: catalog.TCP}, at("10.0.0.5:1"))
 	want := []catalog.Server{{Addr: at("10.0.0.1:1"), Weight: 7}, {Addr: at("10.0.0.4:1"), Weight: 1}}
 	got := asServed(saved, running)
-	if len(got) != 1 || got[0].Source != "marathon" || len(got[0].Services) != 1 || !slices.Equal(got[0].Services[0].Servers, want) {
+	if len(got) != 1 || got[0].Source != "marathon" || len(got[0].Services) != 2 || got[0].Services[1] != saved[0].Services[1] || !slices.Equal(got[0].Services[0].Servers, want) {
 		t.Errorf("got %+v, want web with %v", got, want)
 	}
-	if len(saved[0].Services) != 2 || len(saved[0].Services[0].Servers) != 2 {
-		t.Error("what was saved has changed")
+	if was := saved[0].Services[0].Servers; len(was) != 2 || was[1].Addr != at("10.0.0.2:1") {
+		t.Errorf("what was saved has changed to %v", was)
 	}
 }

@@ -28,10 +28,10 @@ func (l *Loop) Adopt(snaps []catalog.Snapshot) {
 	l.Wake()
 }
 
-// Recall tells what was known of the sources before the start. What they then lack is doubted. With standIn it counts for those that
-// cannot be read, or are silent for a second, until they have spoken: for where nothing is served yet. Run must not have begun.
-func (l *Loop) Recall(snaps []catalog.Snapshot, standIn bool) {
-	l.known, l.standIns = map[string]catalog.Snapshot{}, standIn
+// Recall tells what was known of the sources before the start. It counts for those that cannot be read, or are silent for a second,
+// until they have spoken, and what they then lack is doubted. Run must not have begun.
+func (l *Loop) Recall(snaps []catalog.Snapshot) {
+	l.known = map[string]catalog.Snapshot{}
 	for _, s := range snaps {
 		l.known[s.Source] = s
 	}
@@ -49,7 +49,7 @@ func (l *Loop) adopt(s catalog.Snapshot) {
 // mayStandIn reports whether what was known of a source before the start may count, since it has not spoken.
 func (l *Loop) mayStandIn(s Source) bool {
 	_, known := l.known[s.Name()]
-	return known && l.standIns && l.snaps[s.Name()].Succeeded.IsZero()
+	return known && l.snaps[s.Name()].Succeeded.IsZero()
 }
 
 // standIn lets what was known of a source before the start count, if it may, and says so.

@@ -38,7 +38,7 @@ func TestAdoptedSnapshotsAreAppliedAtOnce(t *testing.T) {
 // What was saved counts for those who cannot be read, and no longer than that; nobody waits for it.
 func TestWhatWasKnownBeforeTheStartStandsIn(t *testing.T) {
 	saved := []catalog.Snapshot{{Source: "marathon", Services: []*catalog.Service{service("web", 80, 2)}, Succeeded: time.Unix(1, 0)}}
-	standIn := func(l *Loop) { l.Recall(saved, true) }
+	standIn := func(l *Loop) { l.Recall(saved) }
 	for name, c := range map[string]struct {
 		says  *catalog.Snapshot
 		after time.Duration // the first pass
@@ -78,20 +78,6 @@ func TestWhatWasKnownBeforeTheStartStandsIn(t *testing.T) {
 			time.Sleep(2 * standInAfter)
 			synctest.Wait()
 			driver.serves(t, "map[other 81/tcp:[10.0.0.1:31000] web 80/tcp:[10.0.0.2:31000]]") // doubted, but for the address that is other's
-		})
-	})
-	t.Run("where something is served", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			source, driver := newSource("marathon"), newDriver("haproxy")
-			r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{driver}}, func(l *Loop) { l.Recall(saved, false) })
-			defer r.stop()
-			source.say <- failed("no route")
-			time.Sleep(2 * standInAfter)
-			synctest.Wait()
-			driver.applies(t)
-			source.say <- read()
-			synctest.Wait()
-			driver.serves(t, "map[web 80/tcp:[10.0.0.1:31000 10.0.0.2:31000]]")
 		})
 	})
 }

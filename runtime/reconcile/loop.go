@@ -50,7 +50,6 @@ type Loop struct {
 	snaps     map[string]catalog.Snapshot
 	weighed   map[string]*weighed         // what counts of each
 	known     map[string]catalog.Snapshot // of sources before the start
-	standIns  bool                        // it may count for those that have not spoken
 	drivers   []driver
 	decision  policy.Decision
 	decided   []catalog.Snapshot // what it was made of; nil when not by our own policy, but by that of a loop before
@@ -99,7 +98,7 @@ func New(cfg Config) *Loop {
 // first pass then comes with the start of Run, and what is served waits for no source again. Run of old must have
 // returned, that of l not have begun.
 func (l *Loop) Continue(old *Loop) {
-	l.snaps, l.known, l.standIns = maps.Clone(old.snaps), old.known, old.standIns
+	l.snaps, l.known = maps.Clone(old.snaps), old.known
 	for name, w := range old.weighed {
 		kept := w.kept
 		if l.source(name) != old.source(name) { // which knows nothing of what is missing

@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"cmp"
+	"errors"
 	"syscall"
+	"time"
 
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
 	"github.com/meltwater/proxymatic/testenv/fakeregistrator"
@@ -60,7 +63,7 @@ func etcdFaults() map[string]strike {
 			c.host.Kill()
 			return func() { c.begin(); undo() }
 		},
-		"proxymatic is killed while etcd stands still": func(c *chaos) func() {
+		"proxymatic is restarted while etcd stands still": func(c *chaos) func() {
 			undo := c.still(c.etcd.Members[0].Pid())
 			c.signal(c.host.Pid(), syscall.SIGTERM)
 			_, err := c.host.Wait(c.patient())
@@ -75,5 +78,22 @@ func etcdFaults() map[string]strike {
 func (c *chaos) wiped() func() {
 	c.settledWithin(chaosPatience, c.wanted)
 	c.must(c.etcd.Wipe(c.patient()))
-	return func() { c.must(c.docker.host.Restart(c.patient())) }
+	return func() {
+		c.must(c.docker.host.Restart(c.patient()))
+		c.readSince(time.Now())
+	}
+}
+
+// readSince waits until proxymatic has read etcd after some time.
+func (c *chaos) readSince(then time.Time) {
+	c.Helper()
+	c.must(stage.Until(c.patient(), func() error {
+		status, err := c.host.Status(c.Context())
+		for _, s := range status.Sources {
+			if s.Name == "registrator" && s.Up && s.LastSuccess != nil && s.LastSuccess.After(then) {
+				return nil
+			}
+		}
+		return cmp.Or(err, errors.New("etcd was not read again"))
+	}))
 }
