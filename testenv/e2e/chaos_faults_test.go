@@ -29,9 +29,9 @@ func faults() map[string]strike {
 		"proxymatic has no descriptors":     (*chaos).exhausted,
 		"HUP":                               (*chaos).hup,
 		"a second proxymatic":               (*chaos).second,
-		"HAProxy is killed":                 func(c *chaos) func() { defer c.kill("all"); return c.dead() },
-		"the worker is killed":              func(c *chaos) func() { defer c.kill("worker"); return c.dead() },
-		"the master is killed":              func(c *chaos) func() { defer c.kill("master"); return c.dead() },
+		"HAProxy is killed":                 func(c *chaos) func() { return c.dead("all") },
+		"the worker is killed":              func(c *chaos) func() { return c.dead("worker") },
+		"the master is killed":              func(c *chaos) func() { return c.dead("master") },
 		"HAProxy stands still":              func(c *chaos) func() { return c.still(c.host.HAProxy()...) },
 		"HAProxy is reloaded by others":     (*chaos).reloadedByOthers,
 		"the stats socket is gone":          (*chaos).socketGone,
@@ -157,13 +157,13 @@ func (c *chaos) reloadedByOthers() func() {
 func (c *chaos) socketGone() func() {
 	began := time.Now()
 	c.must(os.Remove(c.host.Path("haproxy.sock")))
-	return func() {
-		c.must(stage.Until(c.patient(), func() error {
-			_, err := c.host.Worker()
-			return err
-		}))
-		c.excuses = append(c.excuses, excuse{began, time.Now()})
-	}
+	c.change()
+	c.must(stage.Until(c.patient(), func() error {
+		_, err := c.host.Worker()
+		return err
+	}))
+	c.excuses = append(c.excuses, excuse{began, time.Now()})
+	return nil
 }
 
 // file lets somebody write nonsense into haproxy.cfg.

@@ -185,13 +185,15 @@ func (c *chaos) allServed() {
 	}
 }
 
-// dead notes that HAProxy is killed, and gives what to do until it serves again.
-func (c *chaos) dead() (undo func()) {
-	began := time.Now().Add(-100 * time.Millisecond)
-	return func() {
-		c.allServed()
-		c.excuses = append(c.excuses, excuse{began, time.Now()})
-	}
+// dead kills HAProxy, and notes how long it took until it served again.
+func (c *chaos) dead(what string) (undo func()) {
+	c.Helper()
+	began := time.Now().Add(-100 * time.Millisecond) // of requests that were under way
+	c.kill(what)
+	c.change()
+	c.allServed()
+	c.excuses = append(c.excuses, excuse{began, time.Now()})
+	return nil
 }
 
 // leftovers are what a host has too many of when something leaks.
