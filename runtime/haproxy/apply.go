@@ -16,6 +16,7 @@ import (
 const (
 	maxTries      = 4                     // how often a pass acts and reads back before it reports what differs
 	stoppingFor   = time.Second           // how long an old worker may go on answering after a reload
+	stoppingAgain = 5 * time.Millisecond  // how soon another answer is asked for
 	lookAgain     = 5 * time.Second       // how often the holder of a taken port is looked for
 	deleteAgain   = 50 * time.Millisecond // how soon a removed server with connections is tried again, at first
 	deleteSlowest = time.Second           // and at last
@@ -220,19 +221,25 @@ func (d *Driver) observe(ctx context.Context, at looking) (observed, error) {
 	deadline := d.now().Add(stoppingFor)
 	for {
 		have, err := observe(ctx, d.cli, at)
-		if err == nil && have.stopping {
-			err = fmt.Errorf("the HAProxy that answers (pid %d) is stopping", have.pid)
-			if d.now().Before(deadline) {
-				time.Sleep(5 * time.Millisecond)
-				continue
-			}
-		}
 		if err != nil {
 			return have, fmt.Errorf("observe HAProxy: %w", err)
 		}
-		return have, nil
+		switch wait := d.now().Before(deadline); {
+		case d.serves(have.info):
+			return have, nil
+		case wait:
+			time.Sleep(stoppingAgain)
+		case have.stopping:
+			return have, fmt.Errorf("observe HAProxy: the one that answers (pid %d) is stopping", have.pid)
+		default:
+			d.former = 0 // another process has its number, as after a restart of HAProxy's container
+		}
 	}
 }
+
+// serves reports whether an answer is that of the process that serves. One that a load has replaced says that it is stopping, but
+// only when it has been told to: on a busy machine the new one may answer before.
+func (d *Driver) serves(in info) bool { return !in.stopping && (in.pid == 0 || in.pid != d.former) }
 
 // structureOf gives the structure of a hash, from memory when it is the one that ran before.
 func (d *Driver) structureOf(hash string) (structure, bool) {
@@ -316,6 +323,7 @@ func (d *Driver) drift(v view) []catalog.Change {
 // act sends steps in batches and notes those that were done. What HAProxy refused is told by reading back; its words are
 // kept for the message. Where the last batch has room for it, it reads back itself: seen is what came of the services.
 func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.Report) (refused []refusedStep, seen *observed, err error) {
+	deadline := d.now().Add(stoppingFor)
 	for len(steps) > 0 {
 		n, batch := 0, make([]string, 0, batchSize)
 		for n < len(steps) && len(batch)+len(steps[n].commands) <= batchSize {
@@ -331,7 +339,12 @@ func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.R
 			return refused, nil, fmt.Errorf("change HAProxy: %w", err)
 		}
 		if len(batch) > size {
-			if have, as, err := at.hear(batch[size:], answers[size:]); err == nil && as && !have.stopping {
+			have, as, err := at.hear(batch[size:], answers[size:])
+			if err == nil && !d.serves(have.info) && d.now().Before(deadline) {
+				time.Sleep(stoppingAgain)
+				continue // an old worker has taken the batch
+			}
+			if err == nil && as && d.serves(have.info) {
 				seen = &have // or else it is asked again
 			}
 		}

@@ -155,7 +155,7 @@ func (s *realStory) meddle() {
 
 // running reads what the real process does into the shape of a simulated one; nil when there is none.
 func (s *realStory) running() (*simWorker, error) {
-	have, err := observe(s.t.Context(), s.driver.cli, looking{load: func(string) (structure, bool) { return structure{}, false }})
+	have, err := s.driver.observe(s.t.Context(), looking{load: func(string) (structure, bool) { return structure{}, false }})
 	if err != nil || !have.alive {
 		return nil, err
 	}

@@ -131,6 +131,7 @@ func (d *Driver) exchange(ctx context.Context, v view, l layout, st structure, f
 		}
 		return err
 	}
+	d.former = v.have.pid
 	down := failedChecks(v.have)
 	if v.plan.start {
 		down = d.beside.Load().dead()
@@ -208,7 +209,7 @@ func failedChecks(have observed) map[catalog.Key]map[string]bool {
 
 // carryDown tells the new process which servers were dead. Its own checks bring them back when they live.
 func (d *Driver) carryDown(ctx context.Context, l layout, down map[catalog.Key]map[string]bool) {
-	var steps []step
+	var commands []string
 	for key, names := range down {
 		s := l.sections.find(key)
 		if s == nil {
@@ -217,10 +218,26 @@ func (d *Driver) carryDown(ctx context.Context, l layout, down map[catalog.Key]m
 		for _, p := range s.proxies {
 			for _, line := range p.servers {
 				if names[line.name] && line.checked {
-					steps = append(steps, step{key: key, commands: []string{"set server " + p.name + "/" + line.name + " health down"}})
+					commands = append(commands, "set server "+p.name+"/"+line.name+" health down")
 				}
 			}
 		}
 	}
-	_, _, _ = d.act(ctx, steps, looking{}, nil) // where it fails, the checks find out again
+	d.tell(ctx, commands) // where it fails, the checks find out again
+}
+
+// tell sends commands to the new process, again where the old one has taken them. It fails silently.
+func (d *Driver) tell(ctx context.Context, commands []string) {
+	for chunk := range slices.Chunk(commands, batchSize-1) {
+		batch := slices.Concat([]string{"show info"}, chunk)
+		for deadline := d.now().Add(stoppingFor); d.now().Before(deadline); time.Sleep(stoppingAgain) {
+			answers, err := d.cli.do(ctx, batch)
+			if err != nil {
+				return
+			}
+			if in, err := parseInfo(plain(answers[0])); err != nil || d.serves(in) {
+				break
+			}
+		}
+	}
 }

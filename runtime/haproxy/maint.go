@@ -82,29 +82,29 @@ func (d *Driver) carryHands(ctx context.Context, l layout, now hands) {
 			now = d.loadHands()
 		}
 	}
-	if steps := now.carry(l); len(steps) > 0 {
-		_, _, _ = d.act(ctx, steps, looking{}, nil) // where it fails, they are in service again, and not by hand any more
-		_ = d.keepHands(now)                        // is tried again at the end of the pass
+	if commands := now.carry(l); len(commands) > 0 {
+		d.tell(ctx, commands) // where it fails, they are in service again, and not by hand any more
+		_ = d.keepHands(now)  // is tried again at the end of the pass
 	}
 }
 
-// carry gives the steps that take the servers out of service in a new process, which knows nothing of it.
-func (h hands) carry(l layout) []step {
-	var steps []step
+// carry gives the commands that take the servers out of service in a new process, which knows nothing of it.
+func (h hands) carry(l layout) []string {
+	var commands []string
 	for _, s := range l.sections {
 		for _, p := range s.proxies {
 			for _, line := range p.servers {
 				path := p.name + "/" + line.name
 				switch out := h[path]; {
 				case out&adminMaint != 0:
-					steps = append(steps, step{key: s.key, commands: []string{"set server " + path + " state maint"}})
+					commands = append(commands, "set server "+path+" state maint")
 				case out != 0:
-					steps = append(steps, step{key: s.key, commands: []string{"set server " + path + " state drain"}})
+					commands = append(commands, "set server "+path+" state drain")
 				}
 			}
 		}
 	}
-	return steps
+	return commands
 }
 
 // keepHands remembers the servers that are out of service by hand.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -22,6 +23,7 @@ type managed struct {
 	config string // path of haproxy.cfg
 	env    []string
 	socket socket // the master's
+	stats  socket // the worker's
 	beside *atomic.Pointer[Beside]
 	child  *child // that we started; nil when we found it running
 	failed int    // failed reloads that the master had counted before ours; -1 is unknown
@@ -33,7 +35,8 @@ type child struct {
 }
 
 func newManaged(config Config, beside *atomic.Pointer[Beside]) *managed {
-	return &managed{config: config.ConfigFile, env: config.Env, socket: socket{filepath.Join(config.RunDir, "haproxy-master.sock")}, beside: beside, failed: -1}
+	return &managed{config: config.ConfigFile, env: config.Env, socket: socket{filepath.Join(config.RunDir, "haproxy-master.sock")},
+		stats: socket{config.Socket}, beside: beside, failed: -1}
 }
 
 func (m *managed) start(ctx context.Context) error {
@@ -63,20 +66,39 @@ func (m *managed) start(ctx context.Context) error {
 		started.ended.Store(&text)
 	}()
 	if len(old) > 0 {
-		return m.replace(ctx, cmd.Process.Pid, old)
+		return m.replace(ctx, old)
 	}
 	return nil
 }
 
 // replace lets the workers of a deaf HAProxy end when their connections have, as soon as the new one answers: both listen
 // until then, since HAProxy binds with SO_REUSEPORT.
-func (m *managed) replace(ctx context.Context, master int, old []int) error {
-	for { // until then the old master has the socket
-		if cred, err := peer(m.socket.path); err == nil && int(cred.Pid) == master {
-			break
+func (m *managed) replace(ctx context.Context, old []int) error {
+	if err := m.awaitOther(ctx, old); err != nil {
+		return fmt.Errorf("start an HAProxy beside the one whose socket is gone: %w", err)
+	}
+	var errs []error
+	for _, pid := range old {
+		if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, fmt.Errorf("stop HAProxy %d, whose socket is gone: %w", pid, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// awaitOther waits until another worker than the old ones answers: it has bound all ports. From 3.1 on the master tells of its worker
+// before that.
+func (m *managed) awaitOther(ctx context.Context, old []int) error {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	for {
+		if answers, err := m.stats.do(ctx, []string{"show info"}); err == nil {
+			if in, err := parseInfo(plain(answers[0])); err == nil && !in.stopping && !slices.Contains(old, in.pid) {
+				return nil
+			}
 		}
 		if err := m.refused(ctx); err != nil {
-			return fmt.Errorf("start an HAProxy beside the one whose stats socket is gone: %w", err)
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -84,16 +106,6 @@ func (m *managed) replace(ctx context.Context, master int, old []int) error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	if _, err := m.showProc(ctx); err != nil {
-		return fmt.Errorf("start an HAProxy beside the one whose stats socket is gone: %w", err)
-	}
-	var errs []error
-	for _, pid := range old {
-		if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil && !errors.Is(err, syscall.ESRCH) {
-			errs = append(errs, fmt.Errorf("stop HAProxy %d, whose stats socket is gone: %w", pid, err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // clear waits a moment for a master whose worker has died to end too, as it does by itself. One that was asked to stop may

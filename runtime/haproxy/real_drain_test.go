@@ -30,8 +30,9 @@ func silent(t *testing.T) (*net.TCPListener, netip.AddrPort) {
 	return l.(*net.TCPListener), l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-func newSession(t *testing.T, port uint16, l net.Listener) session {
+func newSession(t *testing.T, port uint16, l *net.TCPListener) session {
 	t.Helper()
+	_ = l.SetDeadline(time.Now().Add(10 * time.Second))
 	client, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		t.Fatal(err)

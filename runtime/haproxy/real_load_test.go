@@ -185,35 +185,18 @@ func TestRealTemplatesConvergeWithTheReloadsThatPlanPromised(t *testing.T) {
 func TestRealServerWithConnectionsIsDeletedLater(t *testing.T) {
 	h := newRig(t, nil)
 	p := freePorts(t, 1)[0]
-	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts nobody: the connection stays in its queue
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	slow, quick := l.Addr().(*net.TCPAddr).AddrPort(), backend(t, "quick")
-	h.apply([]*catalog.Service{service(p, slow, quick)})
-	for range 2 { // one for each server
-		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", p))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		fmt.Fprint(c, "ping")
-	}
-	held, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer held.Close()
+	l, slow := silent(t)
+	quick := backend(t, "quick")
+	both := service(p, slow, quick)
+	h.apply([]*catalog.Service{both})
+	h.operate("disable server " + listenName(both) + "/" + quick.String()) // or else it may get the connection
+	open := newSession(t, p, l)
 	want := []*catalog.Service{service(p, quick)}
 	h.apply(want)
 	if len(h.driver.leaving) != 1 {
 		t.Fatalf("leaving %v, want the server with a connection", h.driver.leaving)
 	}
-	buf := make([]byte, 4)
-	if _, err := io.ReadFull(held, buf); err != nil || string(buf) != "ping" {
-		t.Fatalf("the open connection carries %q, %v", buf, err)
-	}
+	open.mustCarry("ping")
 	h.driver.config.Drain = 0
 	left := 0
 	if !dialectOf(h.driver.last.version).adds { // nor can it delete
@@ -222,9 +205,7 @@ func TestRealServerWithConnectionsIsDeletedLater(t *testing.T) {
 	ended := false
 	for range 1000 { // its sessions end a moment after they are told to
 		h.apply(want)
-		_ = held.SetReadDeadline(time.Now().Add(time.Millisecond))
-		_, err := held.Read(buf)
-		if ended = ended || err == io.EOF; ended && len(h.driver.leaving) == left {
+		if ended = ended || open.cut(); ended && len(h.driver.leaving) == left {
 			break
 		}
 	}

@@ -248,6 +248,7 @@ func TestSuccessorHangs(t *testing.T) {
 	h.losses(flows.Stop(), began, 0.005)
 	h.sameWorker(worker)
 	h.samePens(pens)
+	worker = h.worker() // another, where the new task took a reload
 	h.host.Kill()
 	h.begin("--take-over") // from nobody
 	h.sameWorker(worker)

@@ -88,10 +88,10 @@ func (w world) reloaded(before, most int, what string) {
 	}
 }
 
-// lateness is longer where a removal may have to wait for a reload that is under way for a new server.
+// lateness is longer where a removal may have to wait for a reload that is under way for a new server. pen has none.
 func (w world) lateness() time.Duration {
 	w.Helper()
-	if w.reloadless() {
+	if w.host.NoHAProxy || w.reloadless() {
 		return lateness
 	}
 	return 300 * time.Millisecond
