@@ -47,7 +47,7 @@ test: go gcc haproxy pen etcd ## unit tests, and those with real HAProxy, pen an
 e2e: go haproxy pen etcd procps ## end-to-end tests: the real binary with real HAProxy, pen and etcd under load
 	go test -v -timeout 20m $(TESTFLAGS) ./testenv/e2e | $(BRIEF)
 
-chaos: go haproxy pen procps ## faults of all kinds under load for TIME (20m), in the order of SEED (1)
+chaos: go haproxy pen etcd procps ## faults of all kinds under load for TIME (20m), in the order of SEED (1)
 	go test -v -count=1 -timeout 3h -run 'TestChaos$$' $(TESTFLAGS) ./testenv/e2e -chaos.time $(TIME) -chaos.seed $(SEED) | $(BRIEF)
 
 soak: go haproxy ## 1,000 services that change five times a second for SOAK (1h)
