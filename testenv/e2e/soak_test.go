@@ -14,8 +14,8 @@ import (
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
 )
 
-// How long the soak lasts: `make soak`. In the tests of each day it is short, and says nothing of memory.
-var soakTime = flag.Duration("soak.time", 20*time.Second, "how long TestSoak lasts")
+// How long the soak lasts: `make soak`. In the tests of each day it is short, and memory is not judged.
+var soakTime = flag.Duration("soak.time", 2*time.Minute, "how long TestSoak lasts")
 
 const (
 	soakServices = 1000
