@@ -144,9 +144,6 @@ func (s *saved) write(path string, now []reconcile.SourceState, log *slog.Logger
 	if err == nil {
 		err = host.WriteFile(path, text)
 	}
-	if err == nil {
-		err = os.Chmod(path, 0o640)
-	}
 	s.tried = time.Now()
 	if err == nil {
 		s.sources, s.failed = now, ""

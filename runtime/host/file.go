@@ -12,7 +12,7 @@ import (
 )
 
 // WriteFile replaces a file so that after a crash either the old or the new content is there, whole. An existing file keeps
-// its mode and, where we may, its owner; a symbolic link stays one.
+// its mode and, where we may, its owner; a symbolic link stays one. A new one is not for everybody to read.
 func WriteFile(path string, content []byte) error {
 	err := replaceFile(path, content)
 	var at *fs.PathError
@@ -26,7 +26,7 @@ func replaceFile(path string, content []byte) (err error) {
 	if to, err := filepath.EvalSymlinks(path); err == nil {
 		path = to
 	}
-	mode := fs.FileMode(0o644)
+	mode := fs.FileMode(0o640)
 	owner := func(*os.File) error { return nil }
 	if info, err := os.Stat(path); err == nil {
 		mode = info.Mode().Perm()
