@@ -16,7 +16,7 @@ var located = regexp.MustCompile(`[\[(][^\[\]()]*:(\d+)[\])]`)
 var quoted = regexp.MustCompile(`'([^' /]+)['/]`)
 
 // preface is what stands before HAProxy's words.
-var preface = regexp.MustCompile(`^\[ALERT\]\s+(\(\d+\) : )?(config : )?(parsing )?(\[[^\]]*:\d+\] : )?`)
+var preface = regexp.MustCompile(`^\[ALERT\]\s+(\d+/\d+ )?(\(\d+\) : )?(config : )?(parsing )?(\[[^\]]*:\d+\] : )?`)
 
 // blame gives the services that HAProxy's words are about, with the words: those in whose sections the lines stand that it names, or
 // whose proxies. What it says of other lines is nobody's.

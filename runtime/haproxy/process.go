@@ -64,8 +64,8 @@ func checkConfig(ctx context.Context, path string) error {
 	return nil
 }
 
-// processID stands in each line of HAProxy's output, and would make one trouble look like another each time.
-var processID = regexp.MustCompile(`(\[\w+\])\s+\(\d+\) : `)
+// processID stands in each line of HAProxy's output, behind the time in 2.2, and would make one trouble look like another each time.
+var processID = regexp.MustCompile(`(\[\w+\])\s+(?:\d+/\d+ )?\(\d+\) : `)
 
 // complaints keeps the lines of HAProxy's output that say what is wrong.
 func complaints(out string) string {

@@ -60,17 +60,18 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	return h
 }
 
-// restart replaces the driver by one that remembers nothing, as a new process would.
+// restart replaces the driver by one that remembers nothing, as a new process would. A real one comes when old workers are silent.
 func (h *rig) restart() {
 	h.t.Helper()
+	d, err := New(h.config)
+	if err != nil {
+		h.t.Fatal(err)
+	}
 	if h.driver != nil {
 		if err := h.driver.file.flush(); err != nil {
 			h.t.Fatal(err)
 		}
-	}
-	d, err := New(h.config)
-	if err != nil {
-		h.t.Fatal(err)
+		d.former = h.driver.former
 	}
 	h.driver = d
 }
