@@ -180,29 +180,10 @@ func (i *instance) keep(c Config, sources []reconcile.Source) {
 	}
 }
 
-// hello logs that a run has begun, and prepares the directory that it could do without.
+// hello logs that a run has begun.
 func (i *instance) hello() {
-	if err := makeDir("state-dir", i.config.StateDir); err != nil {
-		i.log.Warn("state directory cannot be used; nothing is kept there yet", "err", err)
-	}
 	b := buildInfo()
 	i.log.Info("started", "version", b.Version, "pid", os.Getpid(), "config", i.config.File)
-}
-
-// recall tells the loop what was known before the start: what was saved, with the servers that the proxies have.
-func (i *instance) recall() {
-	saved, err := loadState(i.config.stateFile())
-	if err != nil {
-		i.log.Warn("what the sources told before the start is not known", "err", err)
-	}
-	if len(saved) == 0 {
-		return
-	}
-	running, err := i.drivers.running()
-	if err != nil {
-		i.log.Warn("what the proxies serve is not known: what was saved counts", "err", err)
-	}
-	i.loop.Recall(asServed(saved, running))
 }
 
 // ending stops an instance and waits for that. It first says so on the status endpoint when terminating, and then calls last,
@@ -211,6 +192,9 @@ type ending func(terminating bool, last func() error) error
 
 // start runs the instance until it is ended.
 func (i *instance) start() ending {
+	if err := makeDir("state-dir", i.config.StateDir); err != nil {
+		i.log.Warn("state directory cannot be used: nothing is kept for the next start", "err", err)
+	}
 	loopCtx, stopLoop := context.WithCancel(context.Background())
 	statusCtx, stopStatus := context.WithCancel(context.Background())
 	loopEnded := make(chan error, 1)

@@ -162,9 +162,9 @@ func TestRunNamesADirectoryThatCannotBeMade(t *testing.T) {
 func TestRunGoesOnWithoutItsStateDirectory(t *testing.T) {
 	file := writeFile(t, "")
 	r := newRunning(t, "status-endpoint: ''\nstate-dir: "+file+"/x")
+	r.log.next(t, "started")
 	r.log.next(t, "level=WARN msg=\"state directory cannot be used")
 	r.log.next(t, "--state-dir: mkdir "+file+": not a directory; make "+file+"/x a directory that user ")
-	r.log.next(t, "started")
 	r.end(t, syscall.SIGTERM, 0)
 }
 

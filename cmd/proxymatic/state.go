@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,10 +113,21 @@ func (i *instance) saveState(ctx context.Context) {
 		case <-ticker.C:
 		case <-ctx.Done():
 		}
-		if now := i.loop.Pass().Sources; s.due(now, ctx.Err() != nil) {
+		if now := i.worthSaving(); s.due(now, ctx.Err() != nil) {
 			s.write(i.config.stateFile(), now, i.log)
 		}
 	}
+}
+
+// worthSaving gives what counts of the sources; of those that were not read yet, what was known before the start.
+func (i *instance) worthSaving() []reconcile.SourceState {
+	out, known := slices.Clone(i.loop.Pass().Sources), i.loop.Known()
+	for n, s := range out {
+		if was, ok := known[s.Name]; ok && s.Succeeded.IsZero() {
+			out[n].Priority, out[n].Services, out[n].Succeeded = was.Priority, was.Services, was.Succeeded
+		}
+	}
+	return out
 }
 
 // saved is what was written down last.
@@ -126,10 +139,7 @@ type saved struct {
 
 // due reports whether to write down what the sources say now.
 func (s *saved) due(now []reconcile.SourceState, last bool) bool {
-	unread := func(s reconcile.SourceState) bool { return s.Succeeded.IsZero() }
 	switch {
-	case slices.ContainsFunc(now, unread): // what was saved of it is worth more
-		return false
 	case last:
 		return true
 	case time.Since(s.tried) >= saveEvery:
@@ -155,30 +165,62 @@ func (s *saved) write(path string, now []reconcile.SourceState, log *slog.Logger
 	s.failed = err.Error()
 }
 
+// recall tells the loop what was known before the start: what was saved, with the servers that the proxies have.
+func (i *instance) recall() {
+	saved, err := loadState(i.config.stateFile())
+	if err != nil {
+		i.log.Warn("what the sources told before the start is not known", "err", err)
+	}
+	if len(saved) == 0 {
+		return
+	}
+	running, err := i.drivers.running()
+	if err != nil {
+		i.log.Warn("what the proxies serve is not known: what was saved counts", "err", err)
+	}
+	i.loop.Recall(asServed(saved, running, time.Now()))
+}
+
 // asServed gives what was saved, in which services that the proxies serve have the servers that they have there: what was saved is some
 // seconds older than that.
-func asServed(saved []catalog.Snapshot, running catalog.Places) []catalog.Snapshot {
+func asServed(saved []catalog.Snapshot, running catalog.Places, now time.Time) []catalog.Snapshot {
+	owner := map[catalog.Key]string{} // of several sources one has the port
+	for _, s := range slices.Backward(slices.SortedStableFunc(slices.Values(saved), byPriority)) {
+		for _, was := range s.Services {
+			owner[was.Key] = s.Source
+		}
+	}
 	out := slices.Clone(saved)
 	for i, s := range out {
 		out[i].Services = nil
 		for _, was := range s.Services {
-			if running[was.Key] == nil {
-				out[i].Services = append(out[i].Services, was)
-				continue
+			if running[was.Key] != nil && owner[was.Key] == s.Source {
+				out[i].Heard = now
+				was = withServers(was, running[was.Key])
 			}
-			is := *was
-			is.Servers = nil
-			for addr := range running[was.Key] {
-				v := catalog.Server{Addr: addr, Weight: 1} // of one that came since
-				if i := slices.IndexFunc(was.Servers, func(v catalog.Server) bool { return v.Addr == addr }); i >= 0 {
-					v = was.Servers[i]
-				}
-				is.Servers = append(is.Servers, v)
-			}
-			out[i].Services = append(out[i].Services, is.Canonical())
+			out[i].Services = append(out[i].Services, was)
 		}
 	}
 	return out
+}
+
+// byPriority puts the source first that has a port which several want.
+func byPriority(a, b catalog.Snapshot) int {
+	return cmp.Or(cmp.Compare(b.Priority, a.Priority), cmp.Compare(a.Source, b.Source))
+}
+
+// withServers gives a service with the servers at these addresses.
+func withServers(was *catalog.Service, addrs map[netip.AddrPort]bool) *catalog.Service {
+	is := *was
+	is.Servers = nil
+	for addr := range addrs {
+		v := catalog.Server{Addr: addr, Weight: catalog.DefaultWeight} // one that came since
+		if i := slices.IndexFunc(was.Servers, func(v catalog.Server) bool { return v.Addr == addr }); i >= 0 {
+			v = was.Servers[i]
+		}
+		is.Servers = append(is.Servers, v)
+	}
+	return is.Canonical()
 }
 
 // sameKeys reports whether there are the same services.

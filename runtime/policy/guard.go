@@ -84,7 +84,7 @@ func (g Guard) Next(was Kept, s catalog.Snapshot, now time.Time) Kept {
 		h.many = h.many || many
 		switch is := find(s.Services, h.Service.Key); {
 		case known[h.Server.Addr], is != nil && is.Name != h.Service.Name: // it is another's by now, or the port is
-		case h.many, is == nil, len(is.Servers) == 0:
+		case h.many, is == nil, len(is.Servers) == 0, h.adopted && s.Partial[h.Service.Key]:
 			next.Held = append(next.Held, h)
 		case h.Since.Equal(now):
 			next.gone = append(next.gone, loss{now, 1})
@@ -133,7 +133,7 @@ func (g Guard) missed(was Kept, s catalog.Snapshot, now time.Time) []Held {
 				h = held[0]
 			}
 			if h.adopted && is != nil && s.Partial != nil && !s.Partial[before.Key] {
-				continue // the source knows how many there should be, and tells of as many
+				continue // the source knows how many there are, and tells of all
 			}
 			if h, ok := g.doubt(h, s, now); ok {
 				out = append(out, h)
@@ -217,25 +217,39 @@ func (k Kept) withHeld(before []*catalog.Service) []*catalog.Service {
 // maxNamed is how many services a problem names.
 const maxNamed = 5
 
+// HeldTitle tells how many servers are held, and of which services.
+func (k Kept) HeldTitle() string {
+	var names []string
+	var last catalog.Key
+	more := 0
+	for _, h := range k.Held {
+		switch {
+		case h.Service.Key == last:
+		case len(names) == maxNamed:
+			more++
+		default:
+			names = append(names, h.Service.Title())
+		}
+		last = h.Service.Key
+	}
+	if more > 0 {
+		names = append(names, fmt.Sprintf("%d others", more))
+	}
+	return fmt.Sprintf("%d servers of %s", len(k.Held), strings.Join(names, ", "))
+}
+
 // Problems tells what is held of a source.
 func (g Guard) Problems(k Kept, source string) []catalog.Problem {
 	if len(k.Held) == 0 {
 		return nil
 	}
-	var names []string
 	until := k.Held[0].Since
 	for _, h := range k.Held {
-		if name := h.Service.Title(); len(names) == 0 || names[len(names)-1] != name {
-			names = append(names, name)
-		}
 		if h.Since.After(until) {
 			until = h.Since
 		}
 	}
-	if more := len(names) - maxNamed; more > 0 {
-		names = append(names[:maxNamed], fmt.Sprintf("%d others", more))
-	}
 	return []catalog.Problem{{Source: source, Subject: "guard", Reason: fmt.Sprintf(
-		"%d servers that nothing said have ended are missing in its answers, of %s; they are kept, and checked, until it has repeated that beyond %s; `proxymatic ack` lets them go at once",
-		len(k.Held), strings.Join(names, ", "), until.Add(g.Hold).UTC().Format(time.TimeOnly+" MST"))}}
+		"%s are missing in its answers, though nothing said that they ended; they are kept, and checked, until it has repeated that beyond %s; `proxymatic ack` lets them go at once",
+		k.HeldTitle(), until.Add(g.Hold).UTC().Format(time.TimeOnly+" MST"))}}
 }

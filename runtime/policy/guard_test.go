@@ -158,6 +158,7 @@ func TestGuardOfWhatWasKnownBefore(t *testing.T) {
 		"yesterday, all moved":                  {24 * time.Hour, "80:8 81:9 82:10", "80:8 81:9 82:10"},
 		"just now, of a source that is certain": {time.Second, "80:1", "80:1"},
 		"just now, all but 81 counted":          {time.Second, "80:1 81:", "80:1 81:4!,5!,6! 82:7!"},
+		"yesterday, all but 81 counted":         {24 * time.Hour, "80:1 81:4", "80:1 81:4,5!,6! 82:7!"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			kept := guard.Adopt(list(known), now.Add(-c.age), now)

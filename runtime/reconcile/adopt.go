@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,11 +9,41 @@ import (
 	"slices"
 	"time"
 
+	"github.com/meltwater/proxymatic/runtime/policy"
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // standInAfter is how long a source may keep silent at the start until what was known of it before stands in for it.
 const standInAfter = time.Second
+
+// Continue takes over what old knew: the sources' snapshots, how the drivers of the same names fare, and the history. The
+// first pass then comes with the start of Run, and what is served waits for no source again. Run of old must have
+// returned, that of l not have begun.
+func (l *Loop) Continue(old *Loop) {
+	l.inherit(old)
+	for i := range l.drivers {
+		for _, d := range old.drivers {
+			if d.state.Name == l.drivers[i].state.Name {
+				l.drivers[i].state = d.state
+			}
+		}
+	}
+	l.latest.Store(l.newPass(old.Pass().At))
+	l.Wake()
+}
+
+// inherit takes over what old knows of its sources. Nothing of old is changed.
+func (l *Loop) inherit(old *Loop) {
+	l.snaps, l.known = maps.Clone(old.snaps), old.known
+	for name, w := range old.weighed {
+		kept := w.kept
+		if l.source(name) != old.source(name) { // which knows nothing of what is missing
+			kept = l.cfg.Guard.Adopt(kept.Services, old.snaps[name].Succeeded, time.Now())
+		}
+		l.weigh(name, kept, w.damper.With(l.cfg.Flaps))
+	}
+	l.decision, l.history = old.decision, old.history
+}
 
 // Snapshots gives the latest snapshot of each source with the services that count, in the order of their names. Run must have
 // returned.
@@ -28,8 +59,8 @@ func (l *Loop) Adopt(snaps []catalog.Snapshot) {
 	l.Wake()
 }
 
-// Recall tells what was known of the sources before the start. It counts for those that cannot be read, or are silent for a second,
-// until they have spoken, and what they then lack is doubted. Run must not have begun.
+// Recall tells what was known of the sources before the start, or was served then: at Heard. It counts for those that cannot be read, or
+// are silent for a second, until they have spoken, and what they then lack is doubted. Run must not have begun.
 func (l *Loop) Recall(snaps []catalog.Snapshot) {
 	l.known = map[string]catalog.Snapshot{}
 	for _, s := range snaps {
@@ -41,10 +72,22 @@ func (l *Loop) adopt(s catalog.Snapshot) {
 	for _, source := range l.cfg.Sources {
 		if source.Name() == s.Source {
 			l.snaps[s.Source] = s
-			l.weigh(s.Source, l.cfg.Guard.Adopt(s.Services, s.Succeeded, time.Now()), l.weighedOf(s.Source).damper)
+			l.weigh(s.Source, l.adopted(s), l.weighedOf(s.Source).damper)
 		}
 	}
 }
+
+// adopted gives what counts of a source until it has spoken.
+func (l *Loop) adopted(s catalog.Snapshot) policy.Kept {
+	at := s.Succeeded
+	if s.Heard.After(at) {
+		at = s.Heard
+	}
+	return l.cfg.Guard.Adopt(s.Services, at, time.Now())
+}
+
+// Known gives what Recall told, or a loop before.
+func (l *Loop) Known() map[string]catalog.Snapshot { return maps.Clone(l.known) }
 
 // mayStandIn reports whether what was known of a source before the start may count, since it has not spoken.
 func (l *Loop) mayStandIn(s Source) bool {
@@ -59,10 +102,7 @@ func (l *Loop) standIn(source Source) {
 	}
 	name := source.Name()
 	s := l.known[name]
-	s.Err, s.Heard, s.Event = l.snaps[name].Err, time.Time{}, time.Time{}
-	if s.Err == "" {
-		s.Err = "no answer so far"
-	}
+	s.Err = cmp.Or(l.snaps[name].Err, "no answer so far")
 	l.adopt(s)
 	l.cfg.Log.Warn("the source cannot be read yet: what was known of it before the start counts until then", "source", name,
 		"err", s.Err, "read", s.Succeeded, "services", len(s.Services))
@@ -87,7 +127,9 @@ func (l *Loop) release() []catalog.Problem {
 	var out []catalog.Problem
 	for _, name := range slices.Sorted(maps.Keys(l.weighed)) {
 		w := l.weighed[name]
-		out = append(out, l.cfg.Guard.Problems(w.kept, name)...)
+		if len(w.kept.Held) > 0 {
+			out = append(out, catalog.Problem{Source: name, Subject: "guard", Reason: w.kept.HeldTitle()})
+		}
 		l.weigh(name, w.kept.Release(), w.damper)
 	}
 	return out

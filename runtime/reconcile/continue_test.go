@@ -149,7 +149,8 @@ func TestPlanOfTheNextLoop(t *testing.T) {
 		}{
 			{[]Source{source}, nil, 1},
 			{[]Source{source, newSource("file")}, []catalog.Snapshot{{Source: "file", Succeeded: time.Now(), Services: []*catalog.Service{service("other", 81, 1)}}}, 2},
-			{[]Source{newSource("marathon")}, []catalog.Snapshot{{Source: "marathon", Succeeded: time.Now()}}, 0},
+			{[]Source{newSource("marathon")}, []catalog.Snapshot{{Source: "marathon", Succeeded: time.Now()}}, 1}, // held: another source knows nothing of what is missing
+			{[]Source{newSource("marathon")}, []catalog.Snapshot{{Source: "marathon", Certain: true, Succeeded: time.Now()}}, 0},
 			{[]Source{source, newSource("file")}, nil, 1},
 			{[]Source{newSource("file")}, nil, 1}, // nothing goes until all have spoken
 			{[]Source{newSource("file")}, []catalog.Snapshot{{Source: "file", Succeeded: time.Now()}}, 0},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -92,30 +91,6 @@ func New(cfg Config) *Loop {
 	}
 	l.latest.Store(l.newPass(time.Time{}))
 	return l
-}
-
-// Continue takes over what old knew: the sources' snapshots, how the drivers of the same names fare, and the history. The
-// first pass then comes with the start of Run, and what is served waits for no source again. Run of old must have
-// returned, that of l not have begun.
-func (l *Loop) Continue(old *Loop) {
-	l.snaps, l.known = maps.Clone(old.snaps), old.known
-	for name, w := range old.weighed {
-		kept := w.kept
-		if l.source(name) != old.source(name) { // which knows nothing of what is missing
-			kept = l.cfg.Guard.Adopt(kept.Services, old.snaps[name].Succeeded, time.Now())
-		}
-		l.weigh(name, kept, w.damper.With(l.cfg.Flaps))
-	}
-	l.decision, l.history = old.decision, old.history
-	for i := range l.drivers {
-		for _, d := range old.drivers {
-			if d.state.Name == l.drivers[i].state.Name {
-				l.drivers[i].state = d.state
-			}
-		}
-	}
-	l.latest.Store(l.newPass(old.Pass().At))
-	l.Wake()
 }
 
 // Pass gives what the latest pass found and did. It is never nil: before the first pass it tells what is waited for.
@@ -233,10 +208,7 @@ func (r planRequest) by(l *Loop) *Loop {
 		return l
 	}
 	n := r.next
-	n.snaps, n.decision, n.history = maps.Clone(l.snaps), l.decision, l.history
-	for name, w := range l.weighed { // l's damper counts on for l alone
-		n.weighed[name] = &weighed{kept: w.kept, services: w.services, damper: &policy.Damper{Limit: n.cfg.Flaps}}
-	}
+	n.inherit(l)
 	for _, s := range r.fresh {
 		n.take(s)
 	}
@@ -277,7 +249,7 @@ func (l *Loop) take(s catalog.Snapshot) {
 	case read:
 		was := l.weighedOf(s.Source)
 		if before, ok := l.known[s.Source]; ok && old.Succeeded.IsZero() {
-			was.kept = l.cfg.Guard.Adopt(before.Services, before.Succeeded, time.Now())
+			was.kept = l.adopted(before)
 		}
 		l.weigh(s.Source, l.cfg.Guard.Next(was.kept, s, time.Now()), was.damper)
 	case s.Err != "":

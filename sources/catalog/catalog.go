@@ -138,7 +138,7 @@ type Snapshot struct {
 	Problems  []Problem
 	Certain   bool      // what it does not tell of is gone for sure, whatever was known before
 	Missing   Places    // servers that it does not tell of any more, though nothing said that they ended
-	Partial   Keys      // services of which it tells fewer servers than there should be; nil where it does not know how many
+	Partial   Keys      // services of which it may tell fewer servers than there are; nil where it does not know how many
 	Listed    time.Time // when all services were last read at once; zero where they always are
 	Succeeded time.Time // when Services was read from the source
 	Heard     time.Time // when the source last gave any sign of life (an event, a keep-alive, an answer)

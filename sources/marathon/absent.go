@@ -3,6 +3,8 @@ package marathon
 import (
 	"cmp"
 	"maps"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -22,11 +24,10 @@ type absence struct {
 const longestAbsence = 24 * time.Hour
 
 // compare notes which of the tasks that served an answer does not list. Whatever an answer says of a task, it is not absent; nor is any
-// where as many run as the app wants.
-// then is what was known when the tasks were.
+// where as many run as the app wants. then is what was known when the tasks were; the answer must have been taken in.
 func (f *fleet) compare(known entry, then world, answer app, now time.Time) {
 	id := cmp.Or(answer.ID, known.app.ID)
-	f.shortNow(id, !answer.complete())
+	f.shortNow(id, !answer.complete() || answer.unheard())
 	if answer.complete() {
 		f.absentNow(id, nil)
 		return
@@ -37,6 +38,7 @@ func (f *fleet) compare(known entry, then world, answer app, now time.Time) {
 		listed[t.ID] = true
 		delete(next, t.ID)
 	}
+	maps.DeleteFunc(next, func(_ string, gone absence) bool { return f.serves(id, gone) })
 	for _, t := range known.app.tasks {
 		if listed[t.ID] {
 			continue
@@ -51,6 +53,19 @@ func (f *fleet) compare(known entry, then world, answer app, now time.Time) {
 		}
 	}
 	f.absentNow(id, next)
+}
+
+// serves reports whether another task of an app has an absent one's address by now.
+func (f *fleet) serves(id string, gone absence) bool {
+	taken := map[netip.AddrPort]bool{}
+	for _, o := range f.apps[id].offers {
+		for _, v := range o.service.Servers {
+			taken[v.Addr] = true
+		}
+	}
+	return slices.ContainsFunc(gone.offers, func(o offer) bool {
+		return slices.ContainsFunc(o.service.Servers, func(v catalog.Server) bool { return taken[v.Addr] })
+	})
 }
 
 // complete reports whether as many tasks run as are wanted.
@@ -89,6 +104,14 @@ func (f *fleet) partials() catalog.Keys {
 		}
 	}
 	return f.partial
+}
+
+// unheard reports whether a task runs of whose health nothing is known, as after a failover: it may live though it is not served.
+func (a app) unheard() bool {
+	return a.checked() && slices.ContainsFunc(a.tasks, func(t task) bool {
+		known, _ := t.results()
+		return t.running() && !known
+	})
 }
 
 // absentNow replaces what is absent of an app.

@@ -48,23 +48,24 @@ func TestWhatAnswersLackThoughNothingSaidThatItEndedIsMissing(t *testing.T) {
 		then   string // a list at last
 		want   string
 	}{
-		"a task":                       {answer: none, want: one},
-		"a task of one":                {answer: strings.Replace(none, `"tasks"`, `"instances":1,"tasks"`, 1), want: one},
-		"a task of none":               {answer: strings.Replace(none, `"tasks"`, `"instances":0,"tasks"`, 1)},
-		"one that was absent, of none": {answer: none, then: strings.Replace(none, `"tasks"`, `"instances":0,"tasks"`, 1)},
-		"an app":                       {answer: "", want: one},
-		"a task that is listed":        {answer: plainA},
-		"one that was killed":          {before: killed, answer: none},
-		"one that is killed later":     {answer: none, after: killed},
-		"one that is sick later":       {answer: none, after: sick},
-		"one that fails, by instance":  {answer: none, after: failed},
-		"another one is killed":        {answer: none, after: another, want: one},
-		"an app that ended":            {before: ended, answer: ""},
-		"an app that ends later":       {answer: "", after: ended},
-		"one that is listed as killed": {answer: strings.Replace(plainA, "TASK_RUNNING", "TASK_KILLED", 1)},
-		"one that comes back":          {answer: none, then: plainA},
-		"one that comes back as dead":  {answer: none, then: strings.Replace(plainA, "TASK_RUNNING", "TASK_LOST", 1)},
-		"one that stays away":          {answer: none, then: none, want: one},
+		"a task":                         {answer: none, want: one},
+		"a task of one":                  {answer: strings.Replace(none, `"tasks"`, `"instances":1,"tasks"`, 1), want: one},
+		"a task of none":                 {answer: strings.Replace(none, `"tasks"`, `"instances":0,"tasks"`, 1)},
+		"one that was absent, of none":   {answer: none, then: strings.Replace(none, `"tasks"`, `"instances":0,"tasks"`, 1)},
+		"an app":                         {answer: "", want: one},
+		"a task that is listed":          {answer: plainA},
+		"one that was killed":            {before: killed, answer: none},
+		"one that is killed later":       {answer: none, after: killed},
+		"one that is sick later":         {answer: none, after: sick},
+		"one that fails, by instance":    {answer: none, after: failed},
+		"another one is killed":          {answer: none, after: another, want: one},
+		"an app that ended":              {before: ended, answer: ""},
+		"an app that ends later":         {answer: "", after: ended},
+		"one that is listed as killed":   {answer: strings.Replace(plainA, "TASK_RUNNING", "TASK_KILLED", 1)},
+		"one that comes back":            {answer: none, then: plainA},
+		"one that comes back as dead":    {answer: none, then: strings.Replace(plainA, "TASK_RUNNING", "TASK_LOST", 1)},
+		"one that stays away":            {answer: none, then: none, want: one},
+		"one whose address is another's": {answer: none, then: strings.ReplaceAll(plainA, "a.u1", "a.u9")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := start()
@@ -138,6 +139,19 @@ func TestServicesOfAppsThatLackTasksArePartial(t *testing.T) {
 		f, _ = f.renewed(list(t, c.answer, now), now)
 		if got := f.partials()[key]; got != c.want || f.partials() == nil {
 			t.Errorf("after a list %s is partial: %t, want %t", key, got, c.want)
+		}
+	}
+}
+
+// After a failover running tasks have no health results: nobody knows then how many of them there are to serve.
+func TestServicesOfTasksWithoutHealthArePartial(t *testing.T) {
+	checked := strings.Replace(plainA, `"tasks"`, `"instances":1,"healthChecks":[{"protocol":"HTTP","path":"/"}],"tasks"`, 1)
+	sick := strings.Replace(checked, `"id":"a.u1"`, `"id":"a.u1","healthCheckResults":[{"taskId":"a.u1","alive":false}]`, 1)
+	for answer, want := range map[string]bool{checked: true, sick: false} {
+		f := newFleet("marathon", 1)
+		f, _ = f.renewed(list(t, answer, start()), start())
+		if got := f.partials()[catalog.Key{Port: 8300, Proto: catalog.TCP}]; got != want {
+			t.Errorf("partial: %t, want %t, after\n%s", got, want, answer)
 		}
 	}
 }

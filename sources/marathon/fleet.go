@@ -28,7 +28,7 @@ type fleet struct {
 	listed     time.Time                    // when the last list was asked for
 	absent     absences
 	missed     catalog.Places    // of them; nil when it is to be collected anew
-	short      map[string]bool   // apps whose answer had fewer tasks than they want
+	short      map[string]bool   // apps whose answer may lack tasks, or their health
 	partial    catalog.Keys      // what those offer; nil when it is to be collected anew
 	report     []catalog.Problem // all problems, sorted; nil when they are to be collected anew
 }
