@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meltwater/proxymatic/runtime/host"
 	"github.com/meltwater/proxymatic/testenv/e2e/stage"
 	"github.com/meltwater/proxymatic/testenv/etcd"
 	"github.com/meltwater/proxymatic/testenv/fakemarathon"
@@ -188,9 +189,11 @@ func (c *chaos) allServed() {
 // dead kills HAProxy, and notes how long it took until it served again.
 func (c *chaos) dead(what string) (undo func()) {
 	c.Helper()
-	began := time.Now().Add(-100 * time.Millisecond) // of requests that were under way
+	worker := c.worker()
+	began := time.Now()
 	c.kill(what)
 	c.change()
+	c.must(host.WaitExit(c.patient(), worker)) // it may outlive its master for a moment
 	c.allServed()
 	c.excuses = append(c.excuses, excuse{began, time.Now()})
 	return nil
@@ -228,7 +231,7 @@ func (c *chaos) judge(before leftovers) {
 		dead += e.to.Sub(e.from)
 	}
 	for _, f := range r.Failed {
-		if slices.ContainsFunc(c.excuses, func(e excuse) bool { return f.Began.After(e.from) && f.Began.Before(e.to) }) {
+		if slices.ContainsFunc(c.excuses, func(e excuse) bool { return f.Ended.After(e.from) && f.Began.Before(e.to) }) {
 			excused++
 			continue
 		}

@@ -61,7 +61,7 @@ func TestHAProxyDiesUnderLoad(t *testing.T) {
 				t.Errorf("HAProxy was back after %s, want 2 s", took)
 			}
 			for _, f := range r.Failed {
-				if f.Began.Before(killed.Add(-100*time.Millisecond)) || f.Began.After(back) {
+				if f.Ended.Before(killed) || f.Began.After(back) {
 					t.Errorf("a request failed that HAProxy's death does not excuse: %s", f)
 				}
 			}

@@ -60,6 +60,7 @@ type Load struct {
 type Failure struct {
 	Port   int
 	Began  time.Time
+	Ended  time.Time
 	Reason string
 }
 
@@ -116,7 +117,7 @@ func (l *Load) ask(port int) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.failed = append(l.failed, Failure{port, began, complaint})
+	l.failed = append(l.failed, Failure{port, began, ended, complaint})
 }
 
 // Requests is how many requests have ended so far.
