@@ -69,7 +69,7 @@ func readPlaced(runDir string) (placed, error) {
 }
 
 func (p placed) write(runDir string) error {
-	return host.WriteFile(placeFile(runDir), fmt.Appendln(nil, int(p.serving), int(p.last)))
+	return host.WriteFile(placeFile(runDir), fmt.Appendln(nil, int(p.serving), int(p.last)), 0o640)
 }
 
 // settle says that the place is the one whose proxies serve.

@@ -152,7 +152,7 @@ func (s *saved) due(now []reconcile.SourceState, last bool) bool {
 func (s *saved) write(path string, now []reconcile.SourceState, log *slog.Logger) {
 	text, err := stateText(now)
 	if err == nil {
-		err = host.WriteFile(path, text)
+		err = host.WriteFile(path, text, 0o640)
 	}
 	s.tried = time.Now()
 	if err == nil {

@@ -116,10 +116,13 @@ func (k *keeper) write(state fileState) error {
 	return k.put(k.buffer, next)
 }
 
+// configMode is that of a new haproxy.cfg: HAProxy may be started as another user.
+const configMode = 0o644
+
 // put writes the file. made are the text's pieces; nil when they are unknown.
 func (k *keeper) put(text []byte, made pieces) error {
 	k.known = nil
-	if err := host.WriteFile(k.path, text); err != nil {
+	if err := host.WriteFile(k.path, text, configMode); err != nil {
 		return err
 	}
 	k.known, k.stamp = made, stampOf(k.path)

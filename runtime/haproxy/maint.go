@@ -114,7 +114,7 @@ func (d *Driver) keepHands(now hands) error {
 	}
 	text, err := json.Marshal(now)
 	if err == nil {
-		err = host.WriteFile(d.handsFile(), text)
+		err = host.WriteFile(d.handsFile(), text, 0o640)
 	}
 	if err != nil {
 		return fmt.Errorf("remember servers that are out of service by hand: %w", err)

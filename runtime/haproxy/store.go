@@ -29,7 +29,7 @@ func (s store) save(st structure, running string) error {
 	if err != nil {
 		return err
 	}
-	if err := host.WriteFile(s.path(st.Hash), text); err != nil {
+	if err := host.WriteFile(s.path(st.Hash), text, 0o640); err != nil {
 		return fmt.Errorf("write structure: %w", err)
 	}
 	s.prune(running)

@@ -12,9 +12,9 @@ import (
 )
 
 // WriteFile replaces a file so that after a crash either the old or the new content is there, whole. An existing file keeps
-// its mode and, where we may, its owner; a symbolic link stays one. A new one is not for everybody to read.
-func WriteFile(path string, content []byte) error {
-	err := replaceFile(path, content)
+// its mode and, where we may, its owner; a symbolic link stays one. A new one gets the mode that is given.
+func WriteFile(path string, content []byte, mode fs.FileMode) error {
+	err := replaceFile(path, content, mode)
 	var at *fs.PathError
 	if errors.As(err, &at) { // without the temporary name, which is another each time
 		return fmt.Errorf("%s %s: %w", at.Op, path, at.Err)
@@ -22,11 +22,10 @@ func WriteFile(path string, content []byte) error {
 	return err
 }
 
-func replaceFile(path string, content []byte) (err error) {
+func replaceFile(path string, content []byte, mode fs.FileMode) (err error) {
 	if to, err := filepath.EvalSymlinks(path); err == nil {
 		path = to
 	}
-	mode := fs.FileMode(0o640)
 	owner := func(*os.File) error { return nil }
 	if info, err := os.Stat(path); err == nil {
 		mode = info.Mode().Perm()

@@ -17,7 +17,7 @@ func TestWriteFileKeepsTheModeAndTheLink(t *testing.T) {
 		return info.Mode()
 	}
 	write := func(path, text string) {
-		if err := WriteFile(path, []byte(text)); err != nil {
+		if err := WriteFile(path, []byte(text), 0o640); err != nil {
 			t.Fatal(err)
 		}
 	}
