@@ -181,8 +181,8 @@ func (i *instance) recall() {
 	i.loop.Recall(asServed(saved, running, time.Now()))
 }
 
-// asServed gives what was saved, in which services that the proxies serve have the servers that they have there: what was saved is some
-// seconds older than that.
+// asServed gives what was saved, in which services that the proxies serve have the servers that they have there, and those whose ports are
+// closed there are gone: what was saved is some seconds older than that.
 func asServed(saved []catalog.Snapshot, running catalog.Places, now time.Time) []catalog.Snapshot {
 	owner := map[catalog.Key]string{} // of several sources one has the port
 	for _, s := range slices.Backward(slices.SortedStableFunc(slices.Values(saved), byPriority)) {
@@ -194,11 +194,13 @@ func asServed(saved []catalog.Snapshot, running catalog.Places, now time.Time) [
 	for i, s := range out {
 		out[i].Services = nil
 		for _, was := range s.Services {
-			if running[was.Key] != nil && owner[was.Key] == s.Source {
-				out[i].Heard = now
-				was = withServers(was, running[was.Key])
+			addrs, served := running[was.Key]
+			switch {
+			case !served || owner[was.Key] != s.Source:
+				out[i].Services = append(out[i].Services, was)
+			case len(addrs) > 0:
+				out[i].Services, out[i].Heard = append(out[i].Services, withServers(was, addrs)), now
 			}
-			out[i].Services = append(out[i].Services, was)
 		}
 	}
 	return out

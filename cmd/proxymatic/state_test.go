@@ -110,15 +110,17 @@ func TestWhatWasSavedIsCorrectedByWhatIsServed(t *testing.T) {
 	at := netip.MustParseAddrPort
 	saved := []catalog.Snapshot{{Source: "marathon", Services: []*catalog.Service{
 		{Key: catalog.Key{Port: 80, Proto: catalog.TCP}, Name: "web", Servers: []catalog.Server{{Addr: at("10.0.0.1:1"), Weight: 7}, {Addr: at("10.0.0.2:1"), Weight: 7}}},
+		{Key: catalog.Key{Port: 83, Proto: catalog.TCP}, Name: "closed", Servers: []catalog.Server{{Addr: at("10.0.0.3:1"), Weight: 1}}},
 		{Key: catalog.Key{Port: 81, Proto: catalog.TCP}, Name: "not served", Servers: []catalog.Server{{Addr: at("10.0.0.3:1"), Weight: 1}}},
 	}}}
 	running := catalog.Places{}
 	running.Add(catalog.Key{Port: 80, Proto: catalog.TCP}, at("10.0.0.4:1"))
 	running.Add(catalog.Key{Port: 80, Proto: catalog.TCP}, at("10.0.0.1:1"))
 	running.Add(catalog.Key{Port: 82, Proto: catalog.TCP}, at("10.0.0.5:1"))
+	running[catalog.Key{Port: 83, Proto: catalog.TCP}] = nil
 	want := []catalog.Server{{Addr: at("10.0.0.1:1"), Weight: 7}, {Addr: at("10.0.0.4:1"), Weight: catalog.DefaultWeight}}
 	got := asServed(saved, running, time.Unix(9, 0))
-	if len(got) != 1 || got[0].Source != "marathon" || len(got[0].Services) != 2 || got[0].Services[1] != saved[0].Services[1] || !slices.Equal(got[0].Services[0].Servers, want) {
+	if len(got) != 1 || got[0].Source != "marathon" || len(got[0].Services) != 2 || got[0].Services[1] != saved[0].Services[2] || !slices.Equal(got[0].Services[0].Servers, want) {
 		t.Errorf("got %+v, want web with %v", got, want)
 	}
 	if was := saved[0].Services[0].Servers; len(was) != 2 || was[1].Addr != at("10.0.0.2:1") {

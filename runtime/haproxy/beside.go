@@ -81,8 +81,8 @@ func (b *Beside) dead() map[catalog.Key]map[string]bool {
 	return out
 }
 
-// Running gives the servers in service of the services whose ports are open; none when HAProxy does not run. It may be called at any
-// time.
+// Running gives the servers in service of the services that HAProxy has: of one whose port is closed there are none. It may be called at
+// any time.
 func (d *Driver) Running(ctx context.Context) (catalog.Places, error) {
 	have, err := d.observe(ctx, looking{load: d.store.load})
 	if err != nil || !have.alive {
@@ -93,7 +93,10 @@ func (d *Driver) Running(ctx context.Context) (catalog.Places, error) {
 	}
 	out := catalog.Places{}
 	for key, b := range have.built.Services {
-		if !have.listens(b) {
+		if !have.runs(b) {
+			continue
+		}
+		if out[key] = map[netip.AddrPort]bool{}; !have.listens(b) {
 			continue
 		}
 		for _, p := range b.Proxies {

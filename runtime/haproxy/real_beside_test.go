@@ -146,6 +146,7 @@ func TestRealRunningTellsWhatIsServed(t *testing.T) {
 	h.apply([]*catalog.Service{service(p[0], two), service(p[1])})
 	want := catalog.Places{}
 	want.Add(service(p[0]).Key, two)
+	want[service(p[1]).Key] = map[netip.AddrPort]bool{}
 	got, err := h.driver.Running(t.Context())
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); err != nil || diff != "" {
 		t.Errorf("%v, -want +got:\n%s", err, diff)
