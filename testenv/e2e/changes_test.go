@@ -56,7 +56,8 @@ func (w world) nearlyFlawless(l *stage.Load) {
 }
 
 // faultless ends a load of which no request may have failed, unless this machine was so busy that a removal could not be applied
-// before its backend hung: that excuses requests to its service which began in between. It counts the removals, and those.
+// before its backend hung: that excuses requests to its service which began in between, or so shortly before that the backend had not
+// come to them when it hung. It counts the removals, and those.
 func (w world) faultless(l *stage.Load) (removals, late int) {
 	w.Helper()
 	w.must(stage.Until(w.patient(), w.servesWanted))
@@ -67,7 +68,7 @@ func (w world) faultless(l *stage.Load) (removals, late int) {
 		r.Requests, r.Elapsed.Round(time.Millisecond), r.Rate(), len(r.Failed), len(lates), removals, lateness)
 	for _, f := range r.Failed {
 		if !slices.ContainsFunc(lates, func(r lateRemoval) bool {
-			return r.Port == f.Port && f.Began.Before(r.applied) && f.Began.After(r.Announced)
+			return r.Port == f.Port && f.Began.Before(r.applied) && f.Began.After(r.Announced.Add(-lateness))
 		}) {
 			w.Errorf("a request failed: %s", f)
 		}
