@@ -62,6 +62,9 @@ func (c *chaos) before(at time.Time) string {
 // excuse is a time in which HAProxy was dead, or lost its listening sockets.
 type excuse struct{ from, to time.Time }
 
+// covers reports whether a request was under way then.
+func (e excuse) covers(f stage.Failure) bool { return f.Ended.After(e.from) && f.Began.Before(e.to) }
+
 // TestChaos lets faults of many kinds strike, in an order that its seed decides. After each of them everything must be as wanted
 // again, and no request to a service may fail but while its HAProxy was dead, or lost its sockets. In the end nothing is left over.
 func TestChaos(t *testing.T) {
@@ -231,7 +234,7 @@ func (c *chaos) judge(before leftovers) {
 		dead += e.to.Sub(e.from)
 	}
 	for _, f := range r.Failed {
-		if slices.ContainsFunc(c.excuses, func(e excuse) bool { return f.Ended.After(e.from) && f.Began.Before(e.to) }) {
+		if slices.ContainsFunc(c.excuses, func(e excuse) bool { return e.covers(f) }) {
 			excused++
 			continue
 		}
