@@ -75,7 +75,7 @@ func TestMarathonThatForgetsEverythingCostsNothing(t *testing.T) {
 	if err != nil || status != 200 {
 		t.Errorf("readyz while servers are held: %d %s, %v", status, text, err)
 	}
-	if !strings.Contains(w.host.Log(), "18 servers that nothing said have ended") {
+	if !strings.Contains(w.host.Log(), "reason=\"18 servers of ") {
 		t.Error("the log does not tell of them")
 	}
 	gone := w.site.Tasks(ports[0])[0]
