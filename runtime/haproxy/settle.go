@@ -264,7 +264,7 @@ func (d *Driver) next(v view) time.Duration {
 	case len(v.plan.reloads) > 0 && d.crowd.full != "":
 		within(d.crowd.again.Sub(now))
 	case len(v.plan.reloads) > 0:
-		within(d.pace.notBefore.Sub(now))
+		within(d.pace.next(v).Sub(now))
 	}
 	if d.rechecks > 0 {
 		within(afterFailure)
