@@ -30,6 +30,7 @@ func (e *refusedError) Error() string { return e.what + ": " + complaints(e.out)
 
 // refused is a service whose section HAProxy does not take. It is left out of the configuration, or is there as it was before.
 type refused struct {
+	key   catalog.Key
 	title string
 	words string          // HAProxy's
 	forms map[string]bool // hashes of the section: under the name that runs, and under its own
@@ -58,7 +59,7 @@ func (d *Driver) aside(list sections) sections {
 }
 
 // isolate finds out which services made HAProxy refuse the last load, sets them aside, and reports whether the load can be tried
-// without them. Where all are refused, or one that runs as it is, nobody is: then the fault is the template's or the host's, and a load
+// without them. Where all are refused, or one that serves as it is, nobody is: then the fault is the template's or the host's, and a load
 // would take away what serves.
 func (d *Driver) isolate(ctx context.Context, want []*catalog.Service, v view) bool {
 	made, text := d.pace.file.made, d.pace.file.text
@@ -188,8 +189,9 @@ func (d *Driver) setAside(blamed map[catalog.Key]string, want []*catalog.Service
 	if next == nil {
 		next = map[catalog.Key]*refused{}
 	}
-	for key, words := range blamed {
-		q := &refused{words: words, forms: map[string]bool{}, delay: refusedFirst}
+	for _, key := range slices.SortedFunc(maps.Keys(blamed), catalog.Key.Compare) {
+		words := blamed[key]
+		q := &refused{key: key, words: words, forms: map[string]bool{}, delay: refusedFirst}
 		for _, list := range forms {
 			if s := list.find(key); s != nil {
 				q.forms[s.hash], q.title = true, s.service.Title()
@@ -202,8 +204,9 @@ func (d *Driver) setAside(blamed map[catalog.Key]string, want []*catalog.Service
 			}
 		}
 		if b, ok := v.have.built.service(key); ok && v.have.runs(b) && q.kept == nil {
-			if q.kept = old.keep(key, b); q.kept == nil || q.forms[b.Hash] {
-				return fmt.Errorf("%s, which runs, is refused as it is; a reload would take it away: %s", q.title, words)
+			how := runningForm(q, b, old)
+			if q.kept = how.kept; how.why != "" && v.have.listens(b) {
+				return fmt.Errorf("%s, which runs, is refused%s; a reload would take it away: %s", q.title, how.why, words)
 			}
 		}
 		q.until = d.now().Add(q.delay)
@@ -220,6 +223,24 @@ func (d *Driver) setAside(blamed map[catalog.Key]string, want []*catalog.Service
 	}
 	d.refused = next
 	return nil
+}
+
+// form is how a running service that is refused can go on.
+type form struct {
+	kept *kept  // nil when it cannot
+	why  string // it must not be taken away; empty when it may
+}
+
+// runningForm looks for the form that runs in the file that goes with the running process. A service that is not in it was removed before
+// it came back: its frontend is paused, or was opened again while the new form waits for its load.
+func runningForm(q *refused, b builtService, file pieces) form {
+	switch {
+	case q.forms[b.Hash]:
+		return form{why: " as it is"}
+	case file == nil:
+		return form{why: ", and haproxy.cfg does not tell how it was before"}
+	}
+	return form{kept: file.keep(q.key, b)}
 }
 
 // tryAgain lets haproxy read a configuration with services that it refused before: a reload is only tried when it takes them.
