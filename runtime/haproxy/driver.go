@@ -62,6 +62,7 @@ type Driver struct {
 	// to look at less, and of when things began; nothing breaks when it is lost.
 	last     info // who answered the last pass
 	former   int  // the process that the last load replaced; 0 for none
+	alone    int  // the process that is known to have no other beside it; 0 for none
 	built    structure
 	verified sections                  // what the last passes proved; nil when that is nothing
 	leaving  map[string]leaving        // removed servers that still have connections, by path

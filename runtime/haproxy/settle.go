@@ -46,6 +46,9 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 		errs = append(errs, err)
 	}
 	d.remember(ctx, v, waiting)
+	if err := d.dismiss(v); err != nil {
+		errs = append(errs, err)
+	}
 	if err := d.deleteServers(ctx, v); err != nil {
 		errs = append(errs, err)
 	}
@@ -103,6 +106,24 @@ func (d *Driver) remember(ctx context.Context, v view, waiting map[catalog.Key]b
 			d.gone[key] = d.now()
 		}
 	}
+}
+
+// dismiss ends what listens on our addresses beside a process that is met for the first time: an HAProxy without a socket, which serves
+// what it did when proxymatic was killed while it was being replaced. It gets a share of all new connections.
+// One of another run, which ours is to replace, is not ours to end.
+func (d *Driver) dismiss(v view) error {
+	if v.keys != nil || !v.have.known || d.alone == v.have.pid || d.beside.Load() != nil {
+		return nil
+	}
+	addrs := slices.Clone(v.have.built.Binds)
+	for _, b := range v.have.built.Services {
+		addrs = append(addrs, b.Binds...)
+	}
+	err := d.process.dismiss(v.have.pid, addrs)
+	if err == nil {
+		d.alone = v.have.pid
+	}
+	return err
 }
 
 // verify keeps what was proven of one service.
