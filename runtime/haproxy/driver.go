@@ -81,7 +81,7 @@ type Driver struct {
 // leaving is a removed server whose connections have not ended.
 type leaving struct {
 	key   catalog.Key
-	since time.Time
+	since time.Time // or since it has not lived
 	tried time.Time // to delete it
 	lives bool      // a wanted server has its address: its connections go on until they end
 }

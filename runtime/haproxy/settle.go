@@ -197,7 +197,10 @@ func (d *Driver) deleteServers(ctx context.Context, v view) error {
 			continue
 		}
 		if known {
-			l.lives = v.lives(s)
+			lived := l.lives
+			if l.lives = v.lives(s); lived && !l.lives {
+				l.since = d.now() // it leaves now, under its other name
+			}
 			d.leaving[s.change.Server] = l
 		}
 		if known && !l.lives && d.now().Sub(l.since) >= d.config.Drain {
