@@ -105,11 +105,13 @@ func (d *Driver) load(ctx context.Context, want []*catalog.Service, v view, r *c
 	st := l.structure()
 	made := l.pieces(st.Hash)
 	file := newFile{made.appendTo(nil), made}
-	if err = d.tryAgain(ctx, l, file.text); err == nil {
-		err = d.exchange(ctx, v, l, st, file)
+	failed := func(err error) { d.pace.failed(d.now(), v.plan.start, v.layout.structure().Hash, file, err) }
+	if err := d.tryAgain(ctx, l, file.text); err != nil {
+		failed(err) // nothing was disturbed
+		return nil
 	}
-	if err != nil {
-		d.pace.failed(d.now(), v.plan.start, v.layout.structure().Hash, file, err)
+	if err := d.exchange(ctx, v, l, st, file); err != nil {
+		failed(err)
 		d.rechecks = 20
 		d.Resync()
 		return nil

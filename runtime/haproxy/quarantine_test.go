@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -115,5 +117,86 @@ func TestRefusedServicesThatServeAreToldInOrder(t *testing.T) {
 			t.Fatalf("error %v, want one about %s", err, want[0].Title())
 		}
 		p.pass(2 * time.Minute)
+	}
+}
+
+// Only HAProxy's refusal is a service's fault. What else stops the search stops it; those that were found are left out.
+func TestOnlyARefusalBlames(t *testing.T) {
+	a := addrs("10.0.0.1:1")[0]
+	all := []*catalog.Service{service(80, a), httpService(service(81, a)), service(82, a), service(83, a)}
+	for name, c := range map[string]struct {
+		checks  int // until haproxy cannot be asked any more
+		refused int
+	}{
+		"in the first half": {2, 0},  // refused, and without suspects accepted
+		"in the second":     {4, 1},  // and refused with all, and with 81
+		"never":             {99, 1}, // as it should be
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, d := pickySim(t, nil, all[0])
+			p.says = func(string) string { return "[ALERT] something is wrong" }
+			asked := 0
+			d.check = func(ctx context.Context, path string) error {
+				if asked++; asked > c.checks {
+					return context.Canceled
+				}
+				return p.check(ctx, path)
+			}
+			if _, err := d.Apply(t.Context(), all); (err == nil) != (c.checks == 99) {
+				t.Errorf("error %v", err)
+			}
+			if len(d.refused) != c.refused || len(d.refused) > 0 && d.refused[all[1].Key] == nil {
+				t.Errorf("refused %v after %d checks, want %d services", d.refused, asked, c.refused)
+			}
+		})
+	}
+}
+
+// A search that takes too long ends, and what was found counts at the next load.
+func TestSearchForRefusedServicesIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := addrs("10.0.0.1:1")[0]
+		want := []*catalog.Service{service(80, a)}
+		p, d := pickySim(t, nil, want...)
+		p.says = func(string) string { return "[ALERT] something is wrong" }
+		d.check = func(ctx context.Context, path string) error {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(7 * time.Second):
+				return p.check(ctx, path)
+			}
+		}
+		for port := range uint16(16) {
+			want = append(want, service(81+port, a))
+		}
+		want[3] = httpService(want[3])
+		began := time.Now()
+		_, err := d.Apply(t.Context(), want)
+		if took := time.Since(began); took > mostAsking || !errors.Is(err, context.DeadlineExceeded) || len(d.refused) != 0 {
+			t.Errorf("after %s: %v, refused %v", took, err, d.refused)
+		}
+	})
+}
+
+// A trial only asks haproxy: nothing has to be looked at again when it is refused.
+func TestRefusedTrialDisturbsNothing(t *testing.T) {
+	a := addrs("10.0.0.1:1")[0]
+	p, d := pickySim(t, nil, service(80, a))
+	want := []*catalog.Service{service(80, a), httpService(service(81, a))}
+	for range 2 {
+		if _, err := d.Apply(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		d.rechecks = 0
+		d.resync.Store(false)
+		p.pass(refusedFirst)
+	}
+	if q := d.refused[want[1].Key]; q == nil || q.delay != 2*refusedFirst {
+		t.Fatalf("refused %+v, want that it was tried again", q)
+	}
+	d.refused[want[1].Key].until = p.now()
+	if _, err := d.Apply(t.Context(), want); err != nil || d.rechecks != 0 || d.resync.Load() {
+		t.Errorf("%v, %d rechecks, resync %t", err, d.rechecks, d.resync.Load())
 	}
 }

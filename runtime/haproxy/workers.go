@@ -16,6 +16,7 @@ import (
 const (
 	crowdedAgain  = 5 * time.Second        // how soon a reload that waits for old workers looks again, at the latest
 	asksAfterLoad = 3                      // how often old workers are counted soon after a load
+	countWithin   = 200 * time.Millisecond // for the master's answer: one that is stopped must not hold up servers' changes
 	asksAgain     = 500 * time.Millisecond // how soon: the master cannot be reached for a tenth of a second
 )
 
@@ -124,6 +125,8 @@ func (d *Driver) recount(ctx context.Context, v view) {
 	if v.keys != nil && d.crowd.asks == 0 {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, countWithin)
+	defer cancel()
 	switch err := d.countWorkers(ctx, v.have.pid); {
 	case err == nil && len(d.crowd.since) == 0:
 		d.crowd.asks = 0
