@@ -110,6 +110,9 @@ func (d *Driver) load(ctx context.Context, want []*catalog.Service, v view, r *c
 		failed(err) // nothing was disturbed
 		return nil
 	}
+	if !d.makeRoom(v, r) {
+		return nil // the caller finds that it waits
+	}
 	if err := d.exchange(ctx, v, l, st, file); err != nil {
 		failed(err)
 		d.rechecks = 20
