@@ -95,7 +95,7 @@ func letEnd(workers []int) error {
 // dismiss leaves alone what it cannot tell from the children of the worker's own master.
 func (m *managed) dismiss(worker int, addrs []netip.AddrPort) error {
 	master := host.Parent(worker)
-	if master == 0 || len(addrs) == 0 {
+	if master == 0 || len(addrs) == 0 || !host.CommandLineHas(worker, m.socket.path) {
 		return nil
 	}
 	return letEnd(slices.DeleteFunc(listening(m.socket.path, addrs), func(pid int) bool {

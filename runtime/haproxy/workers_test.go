@@ -1,7 +1,9 @@
 package haproxy
 
 import (
+	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -41,4 +43,29 @@ func TestOldWorkerIsEndedOnlyForALoad(t *testing.T) {
 			}
 		})
 	}
+}
+
+// mute is a HAProxy whose master is stopped.
+type mute struct{ *picky }
+
+func (m mute) elders(ctx context.Context, _ int) ([]int, error) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(batchTimeout):
+	}
+	return nil, errUnanswered
+}
+
+// A master that does not answer holds up no change of servers.
+func TestCountOfOldWorkersDoesNotWaitForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, d := pickySim(t, nil, service(80, addrs("10.0.0.1:1")[0]))
+		d.process = mute{p}
+		d.Resync()
+		began := time.Now()
+		_, err := d.Apply(t.Context(), []*catalog.Service{service(80, addrs("10.0.0.2:2")[0])})
+		if took := time.Since(began); err != nil || took > time.Second {
+			t.Errorf("%v after %s", err, took)
+		}
+	})
 }
