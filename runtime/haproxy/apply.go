@@ -75,7 +75,7 @@ func (d *Driver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Re
 		if tries == 1 {
 			r.Drift = d.drift(v)
 		}
-		load := len(v.plan.reloads) > 0 && v.blocked == nil && d.pace.due(d.now(), v) && d.room(ctx, v, &r)
+		load := len(v.plan.reloads) > 0 && v.blocked == nil && d.pace.due(d.now(), v) && d.room(ctx, v)
 		if len(v.plan.steps) == 0 && !load || tries == maxTries {
 			if d.isolate(ctx, want, v) {
 				tries, seen = 1, nil // once for each load that failed

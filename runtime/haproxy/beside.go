@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
@@ -39,7 +40,7 @@ type Serving struct {
 
 // Serving observes what HAProxy serves now; nothing when it does not run. It may be called at any time.
 func (d *Driver) Serving(ctx context.Context) (Serving, error) {
-	have, err := d.observe(ctx, looking{load: d.store.load})
+	have, err := d.glance(ctx)
 	switch {
 	case err != nil:
 		return Serving{}, err
@@ -81,17 +82,41 @@ func (b *Beside) dead() map[catalog.Key]map[string]bool {
 	return out
 }
 
-// Running gives the servers in service of the services that HAProxy has: of one whose port is closed there are none. It may be called at
-// any time.
+// glance observes everything without the memory of passes, beside which it may be called. While a reload ends the old worker may answer
+// for a moment.
+func (d *Driver) glance(ctx context.Context) (observed, error) {
+	deadline := d.now().Add(stoppingFor)
+	for {
+		have, err := observe(ctx, d.cli, looking{load: d.store.load})
+		switch {
+		case err != nil:
+			return have, fmt.Errorf("observe HAProxy: %w", err)
+		case !have.stopping:
+			return have, nil
+		case !d.now().Before(deadline):
+			return have, fmt.Errorf("observe HAProxy: the one that answers (pid %d) is stopping", have.pid)
+		}
+		time.Sleep(stoppingAgain)
+	}
+}
+
+// Running gives the servers of the services that HAProxy has: those in service, and those that somebody took out of service by hand, where
+// that is respected. Of a service whose port is closed there are none, and nothing when HAProxy does not run. It may be called at any time.
 func (d *Driver) Running(ctx context.Context) (catalog.Places, error) {
-	have, err := d.observe(ctx, looking{load: d.store.load})
+	have, err := d.glance(ctx)
 	if err != nil || !have.alive {
 		return nil, err
 	}
 	if !have.known {
 		return nil, fmt.Errorf("it is not known what the running HAProxy (pid %d) was built from", have.pid)
 	}
-	out := catalog.Places{}
+	out, byHand := catalog.Places{}, hands(nil)
+	if d.config.RespectMaint {
+		byHand = d.loadHands()
+	}
+	in := func(path string, is server) bool {
+		return is.admin == 0 || byHand[path] != 0 || d.config.RespectMaint && is.admin&(adminMaint|adminDrain) == adminDrain
+	}
 	for key, b := range have.built.Services {
 		if !have.runs(b) {
 			continue
@@ -101,7 +126,7 @@ func (d *Driver) Running(ctx context.Context) (catalog.Places, error) {
 		}
 		for _, p := range b.Proxies {
 			for name, is := range have.servers[p.Name] {
-				if is.admin == 0 && is.addr.IsValid() && !slices.Contains(p.Fixed, name) {
+				if in(p.Name+"/"+name, is) && is.addr.IsValid() && !slices.Contains(p.Fixed, name) {
 					out.Add(key, is.addr)
 				}
 			}

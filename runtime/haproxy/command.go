@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -93,6 +94,8 @@ func (c *commands) refused(ctx context.Context) error {
 }
 
 func (c *commands) deaf() bool { return false } // the commands are tried in turn anyway
+
+func (c *commands) dismiss(int, []netip.AddrPort) error { return nil } // nobody starts one beside another
 
 // elders looks for the other children of the serving worker's master. Without a master, HAProxy's processes are all children of init.
 func (c *commands) elders(_ context.Context, worker int) ([]int, error) {

@@ -62,6 +62,7 @@ type Driver struct {
 	// to look at less, and of when things began; nothing breaks when it is lost.
 	last     info // who answered the last pass
 	former   int  // the process that the last load replaced; 0 for none
+	alone    int  // the process that is known to have no other beside it; 0 for none
 	built    structure
 	verified sections                  // what the last passes proved; nil when that is nothing
 	leaving  map[string]leaving        // removed servers that still have connections, by path
@@ -80,7 +81,7 @@ type Driver struct {
 // leaving is a removed server whose connections have not ended.
 type leaving struct {
 	key   catalog.Key
-	since time.Time
+	since time.Time // or since it has not lived
 	tried time.Time // to delete it
 	lives bool      // a wanted server has its address: its connections go on until they end
 }

@@ -21,9 +21,11 @@ const (
 	checkEvery   = 10 * time.Millisecond // whether a load has failed: removed services' ports are open until it is known
 )
 
-// pace spaces loads: a burst shares one, and one that failed is not repeated at once.
+// pace spaces loads: a burst shares one, and one that failed is not repeated at once. A start waits for nothing but starts that failed,
+// and processes that ended soon: until then nobody is served.
 type pace struct {
-	notBefore time.Time
+	notBefore time.Time // a reload
+	startAt   time.Time // no start before
 	delay     time.Duration
 	started   time.Time // the last start
 	err       error     // of the last load; nil when it worked
@@ -32,9 +34,17 @@ type pace struct {
 	failedAt  time.Time
 }
 
+// next gives when a load may be made.
+func (p *pace) next(v view) time.Time {
+	if v.plan.start {
+		return p.startAt
+	}
+	return p.notBefore
+}
+
 // due reports whether a load may be made now. Another text than the one that failed need not wait as long.
 func (p *pace) due(now time.Time, v view) bool {
-	if !now.Before(p.notBefore) {
+	if !now.Before(p.next(v)) {
 		return true
 	}
 	return p.err != nil && now.Sub(p.failedAt) >= firstDelay && v.layout.structure().Hash != p.hash
@@ -49,21 +59,27 @@ func (p *pace) failure(v view) error {
 }
 
 func (p *pace) succeeded(now time.Time, gap time.Duration, start bool) {
-	delay := gap
+	next := pace{notBefore: now.Add(gap), started: p.started}
 	if start {
 		if now.Sub(p.started) < crashWindow {
-			delay = min(max(firstDelay, 2*p.delay), longestDelay)
+			next.delay = p.longer()
 		}
-		p.started = now
+		next.started, next.startAt = now, now.Add(next.delay)
 	}
-	*p = pace{notBefore: now.Add(delay), delay: delay, started: p.started}
+	*p = next
 }
 
-func (p *pace) failed(now time.Time, hash string, file newFile, err error) {
+func (p *pace) failed(now time.Time, start bool, hash string, file newFile, err error) {
 	p.file = file
-	p.delay = min(max(firstDelay, 2*p.delay), longestDelay)
+	p.delay = p.longer()
 	p.notBefore, p.failedAt, p.hash, p.err = now.Add(p.delay), now, hash, err
+	if start {
+		p.startAt = p.notBefore
+	}
 }
+
+// longer gives the next pause.
+func (p *pace) longer() time.Duration { return min(max(firstDelay, 2*p.delay), longestDelay) }
 
 // load makes HAProxy build a process from the whole text: a reload, or a start when there is none. Every port that is new is
 // proven free and held until the new worker listens on it. An error means that it was not tried; that it failed is told by
@@ -89,11 +105,16 @@ func (d *Driver) load(ctx context.Context, want []*catalog.Service, v view, r *c
 	st := l.structure()
 	made := l.pieces(st.Hash)
 	file := newFile{made.appendTo(nil), made}
-	if err = d.tryAgain(ctx, l, file.text); err == nil {
-		err = d.exchange(ctx, v, l, st, file)
+	failed := func(err error) { d.pace.failed(d.now(), v.plan.start, v.layout.structure().Hash, file, err) }
+	if err := d.tryAgain(ctx, l, file.text); err != nil {
+		failed(err) // nothing was disturbed
+		return nil
 	}
-	if err != nil {
-		d.pace.failed(d.now(), v.layout.structure().Hash, file, err)
+	if !d.makeRoom(v, r) {
+		return nil // the caller finds that it waits
+	}
+	if err := d.exchange(ctx, v, l, st, file); err != nil {
+		failed(err)
 		d.rechecks = 20
 		d.Resync()
 		return nil

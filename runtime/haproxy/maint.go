@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/meltwater/proxymatic/runtime/host"
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
+
+const lastLook = 2 * time.Second // at the end of a run, for HAProxy's answer
 
 // hands are the servers that somebody took out of service by hand, by path: the driver leaves them alone. They are kept in the run
 // directory, since maintenance looks the same whoever asked for it, and the driver asks for it too.
@@ -61,6 +64,34 @@ func (d *Driver) inService(v view, key catalog.Key, proxy, server string) bool {
 		return false
 	}
 	return slices.ContainsFunc(d.verified.find(key).lines(proxy), func(line serverLine) bool { return line.name == server })
+}
+
+// lastNotice looks once more, at the end of a run, for servers that somebody took out of service since the last pass: the next driver
+// cannot tell them from those that this one took out. It needs what the passes proved, and must not be called beside one.
+func (d *Driver) lastNotice(ctx context.Context) error {
+	if !d.config.RespectMaint || d.verified == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
+	defer cancel()
+	have, err := d.glance(ctx)
+	if err != nil || !have.alive || have.pid != d.last.pid {
+		return nil // nothing was proven of this one
+	}
+	now := d.notice(view{have: have, layout: layout{sections: d.verified}})
+	if now == nil {
+		return nil
+	}
+	for _, s := range d.verified { // of those that are not as wanted yet, what was known goes on
+		b, _ := have.built.service(s.key)
+		for path, out := range d.hands {
+			proxy, _, _ := strings.Cut(path, "/")
+			if len(s.proxies) == 0 && slices.ContainsFunc(b.Proxies, func(p builtProxy) bool { return p.Name == proxy }) {
+				now[path] = out
+			}
+		}
+	}
+	return d.keepHands(now)
 }
 
 // respect takes the steps out of a plan that would put servers back into service that somebody took out.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,7 +45,7 @@ func (m *managed) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	old := listening(m.socket.path)
+	old := listening(m.socket.path, nil)
 	if len(old) == 0 {
 		m.clear(ctx)
 	}
@@ -77,13 +78,29 @@ func (m *managed) replace(ctx context.Context, old []int) error {
 	if err := m.awaitOther(ctx, old); err != nil {
 		return fmt.Errorf("start an HAProxy beside the one whose socket is gone: %w", err)
 	}
+	return letEnd(old)
+}
+
+// letEnd asks workers to end when their connections have.
+func letEnd(workers []int) error {
 	var errs []error
-	for _, pid := range old {
+	for _, pid := range workers {
 		if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil && !errors.Is(err, syscall.ESRCH) {
 			errs = append(errs, fmt.Errorf("stop HAProxy %d, whose socket is gone: %w", pid, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// dismiss leaves alone what it cannot tell from the children of the worker's own master.
+func (m *managed) dismiss(worker int, addrs []netip.AddrPort) error {
+	master := host.Parent(worker)
+	if master == 0 || len(addrs) == 0 || !host.CommandLineHas(worker, m.socket.path) {
+		return nil
+	}
+	return letEnd(slices.DeleteFunc(listening(m.socket.path, addrs), func(pid int) bool {
+		return pid == worker || pid == master || host.Parent(pid) == master
+	}))
 }
 
 // awaitOther waits until another worker than the old ones answers: it has bound all ports. From 3.1 on the master tells of its worker
@@ -120,7 +137,7 @@ func (m *managed) clear(ctx context.Context) {
 	_ = host.WaitExit(ctx, int(cred.Pid))
 }
 
-func (m *managed) deaf() bool { return len(listening(m.socket.path)) > 0 }
+func (m *managed) deaf() bool { return len(listening(m.socket.path, nil)) > 0 }
 
 // reload asks the master. 2.6 answers nothing and builds the worker later; from 2.7 on the answer is the verdict. The master
 // cannot be reached while it executes itself anew, and a reload just after its start would kill it, so it must have told of

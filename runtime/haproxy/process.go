@@ -3,9 +3,11 @@ package haproxy
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -23,6 +25,9 @@ type process interface {
 	reload(ctx context.Context) error
 	// refused tells why a start or reload that was begun has failed, as far as that can be known; nil while it may succeed.
 	refused(ctx context.Context) error
+	// dismiss lets processes end that a start was to replace, and did not because it was interrupted: they still listen on the addresses,
+	// beside the worker that answers.
+	dismiss(worker int, addrs []netip.AddrPort) error
 	// binder gives the user that binds HAProxy's ports, and whether that is known.
 	binder() (uid int, known bool)
 	// elders gives the old workers, which have connections from before a reload, beside the one that answers. An error means that
@@ -84,8 +89,9 @@ func complaints(out string) string {
 	return strings.Join(lines, "; ")
 }
 
-// listening gives the processes that were started with a path in their command line and that listen on a TCP port.
-func listening(path string) []int {
+// listening gives the processes that were started with a path in their command line and that listen on a TCP port: on one of the
+// addresses, nil for any.
+func listening(path string, addrs []netip.AddrPort) []int {
 	sockets, err := host.Sockets(host.TCP, host.Listening, 0)
 	if err != nil {
 		return nil
@@ -94,6 +100,9 @@ func listening(path string) []int {
 	var out []int
 	seen := map[int]bool{}
 	for _, s := range sockets {
+		if addrs != nil && !slices.Contains(addrs, s.Local) {
+			continue
+		}
 		if pid := owners[s.Inode]; pid != 0 && !seen[pid] {
 			if seen[pid] = true; host.CommandLineHas(pid, path) && pid != os.Getpid() {
 				out = append(out, pid)

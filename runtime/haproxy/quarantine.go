@@ -16,8 +16,9 @@ import (
 const (
 	refusedFirst   = time.Minute // after which a refused service is tried again; doubled each time
 	refusedSlowest = time.Hour
-	mostRounds     = 8  // how often HAProxy is asked what else is wrong
-	mostChecks     = 24 // how often, where its words name nobody
+	mostRounds     = 8                // how often HAProxy is asked what else is wrong
+	mostChecks     = 24               // how often, where its words name nobody
+	mostAsking     = 30 * time.Second // how long all of that may take: no server is changed meanwhile
 )
 
 // refusedError is HAProxy's refusal of a configuration.
@@ -30,6 +31,7 @@ func (e *refusedError) Error() string { return e.what + ": " + complaints(e.out)
 
 // refused is a service whose section HAProxy does not take. It is left out of the configuration, or is there as it was before.
 type refused struct {
+	key   catalog.Key
 	title string
 	words string          // HAProxy's
 	forms map[string]bool // hashes of the section: under the name that runs, and under its own
@@ -58,13 +60,15 @@ func (d *Driver) aside(list sections) sections {
 }
 
 // isolate finds out which services made HAProxy refuse the last load, sets them aside, and reports whether the load can be tried
-// without them. Where all are refused, or one that runs as it is, nobody is: then the fault is the template's or the host's, and a load
-// would take away what serves.
+// without them. Where all are refused, or one that serves as it is, nobody is: then the fault is the template's or the host's, and a load
+// would take away what serves. What was found until HAProxy could not be asked any more, or until it took too long, is left out at the next load.
 func (d *Driver) isolate(ctx context.Context, want []*catalog.Service, v view) bool {
 	made, text := d.pace.file.made, d.pace.file.text
 	if d.pace.file = (newFile{}); text == nil {
 		return false
 	}
+	ctx, cancel := context.WithTimeout(ctx, mostAsking)
+	defer cancel()
 	err := d.try(ctx, text)
 	var words *refusedError
 	if known := errors.As(err, &words); !known && (err == nil || !errors.As(d.pace.err, &words)) {
@@ -73,14 +77,19 @@ func (d *Driver) isolate(ctx context.Context, want []*catalog.Service, v view) b
 	}
 	before := maps.Clone(d.refused)
 	for range mostRounds {
-		blamed := blame(made, words.out)
+		blamed, stopped := blame(made, words.out), error(nil)
 		if len(blamed) == 0 {
-			blamed = d.bisect(ctx, want, v)
+			blamed, stopped = d.bisect(ctx, want, v)
 		}
-		if why := d.setAside(blamed, want, v); why != nil {
-			d.refused = before
-			d.pace.err = errors.Join(d.pace.err, err, why)
-			return false
+		if stopped == nil || len(blamed) > 0 {
+			if why := d.setAside(blamed, want, v); why != nil {
+				d.refused = before
+				d.pace.err = errors.Join(d.pace.err, err, stopped, why)
+				return false
+			}
+		}
+		if stopped != nil {
+			return d.stopAsking(stopped)
 		}
 		l, layoutErr := d.layout(want, structure{})
 		if layoutErr != nil {
@@ -88,13 +97,22 @@ func (d *Driver) isolate(ctx context.Context, want []*catalog.Service, v view) b
 		}
 		made = l.pieces(l.structure().Hash)
 		err = d.try(ctx, made.appendTo(nil))
-		if err == nil || !errors.As(err, &words) {
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return d.stopAsking(err)
+		case err == nil || !errors.As(err, &words):
 			d.pace = pace{started: d.pace.started}
 			return true
 		}
 	}
 	d.refused = before
 	d.pace.err = errors.Join(d.pace.err, err)
+	return false
+}
+
+// stopAsking notes why it is not known what else is wrong.
+func (d *Driver) stopAsking(why error) bool {
+	d.pace.err = errors.Join(d.pace.err, fmt.Errorf("find out which services HAProxy refuses: %w", why))
 	return false
 }
 
@@ -112,12 +130,12 @@ func (d *Driver) try(ctx context.Context, text []byte) error {
 }
 
 // bisect finds the services that HAProxy refuses among those that are new or changed, by leaving out halves of them. It gives none when
-// the configuration is refused without any of them, too.
-func (d *Driver) bisect(ctx context.Context, want []*catalog.Service, v view) map[catalog.Key]string {
+// the configuration is refused without any of them, too. Only HAProxy's refusal counts: any other error ends the search.
+func (d *Driver) bisect(ctx context.Context, want []*catalog.Service, v view) (map[catalog.Key]string, error) {
 	defer func() { d.left = nil }()
 	l, err := d.layout(want, v.have.built)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	var suspects []catalog.Key
 	for _, s := range l.sections {
@@ -139,31 +157,34 @@ func (d *Driver) bisect(ctx context.Context, want []*catalog.Service, v view) ma
 		}
 		return d.try(ctx, l.text(l.structure().Hash))
 	}
-	if len(suspects) == 0 || with(nil) != nil {
-		return nil
+	var words *refusedError
+	if len(suspects) == 0 {
+		return nil, nil
+	}
+	if err := with(nil); errors.As(err, &words) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
 	}
 	blamed := map[catalog.Key]string{}
-	var split func(some []catalog.Key)
-	split = func(some []catalog.Key) {
+	var split func(some []catalog.Key) error
+	split = func(some []catalog.Key) error {
 		err := with(some)
-		var words *refusedError
-		switch {
-		case err == nil:
-		case len(some) == 1 || checks >= mostChecks:
-			text := err.Error()
-			if errors.As(err, &words) {
-				text = complaints(words.out)
-			}
-			for _, key := range some {
-				blamed[key] = text
-			}
-		default:
-			split(some[:len(some)/2])
-			split(some[len(some)/2:])
+		if !errors.As(err, &words) {
+			return err
 		}
+		if len(some) == 1 || checks >= mostChecks {
+			for _, key := range some {
+				blamed[key] = complaints(words.out)
+			}
+			return nil
+		}
+		if err := split(some[:len(some)/2]); err != nil {
+			return err
+		}
+		return split(some[len(some)/2:])
 	}
-	split(suspects)
-	return blamed
+	return blamed, split(suspects)
 }
 
 // setAside quarantines services. An error says why that cannot be: which are left out, or as they were, then is as it was.
@@ -188,8 +209,9 @@ func (d *Driver) setAside(blamed map[catalog.Key]string, want []*catalog.Service
 	if next == nil {
 		next = map[catalog.Key]*refused{}
 	}
-	for key, words := range blamed {
-		q := &refused{words: words, forms: map[string]bool{}, delay: refusedFirst}
+	for _, key := range slices.SortedFunc(maps.Keys(blamed), catalog.Key.Compare) {
+		words := blamed[key]
+		q := &refused{key: key, words: words, forms: map[string]bool{}, delay: refusedFirst}
 		for _, list := range forms {
 			if s := list.find(key); s != nil {
 				q.forms[s.hash], q.title = true, s.service.Title()
@@ -202,8 +224,9 @@ func (d *Driver) setAside(blamed map[catalog.Key]string, want []*catalog.Service
 			}
 		}
 		if b, ok := v.have.built.service(key); ok && v.have.runs(b) && q.kept == nil {
-			if q.kept = old.keep(key, b); q.kept == nil || q.forms[b.Hash] {
-				return fmt.Errorf("%s, which runs, is refused as it is; a reload would take it away: %s", q.title, words)
+			how := runningForm(q, b, old)
+			if q.kept = how.kept; how.why != "" && v.have.listens(b) {
+				return fmt.Errorf("%s, which runs, is refused%s; a reload would take it away: %s", q.title, how.why, words)
 			}
 		}
 		q.until = d.now().Add(q.delay)
@@ -220,6 +243,24 @@ func (d *Driver) setAside(blamed map[catalog.Key]string, want []*catalog.Service
 	}
 	d.refused = next
 	return nil
+}
+
+// form is how a running service that is refused can go on.
+type form struct {
+	kept *kept  // nil when it cannot
+	why  string // it must not be taken away; empty when it may
+}
+
+// runningForm looks for the form that runs in the file that goes with the running process. A service that is not in it was removed before
+// it came back: its frontend is paused, or was opened again while the new form waits for its load.
+func runningForm(q *refused, b builtService, file pieces) form {
+	switch {
+	case q.forms[b.Hash]:
+		return form{why: " as it is"}
+	case file == nil:
+		return form{why: ", and haproxy.cfg does not tell how it was before"}
+	}
+	return form{kept: file.keep(q.key, b)}
 }
 
 // tryAgain lets haproxy read a configuration with services that it refused before: a reload is only tried when it takes them.

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -34,7 +35,7 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return d.file.flush()
+			return errors.Join(d.lastNotice(ctx), d.file.flush())
 		case d.watched = <-d.worker:
 			unwatch()
 			unwatch = watch(ctx, &group, d.watched, wake)

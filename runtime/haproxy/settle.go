@@ -46,6 +46,9 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 		errs = append(errs, err)
 	}
 	d.remember(ctx, v, waiting)
+	if err := d.dismiss(v); err != nil {
+		errs = append(errs, err)
+	}
 	if err := d.deleteServers(ctx, v); err != nil {
 		errs = append(errs, err)
 	}
@@ -103,6 +106,24 @@ func (d *Driver) remember(ctx context.Context, v view, waiting map[catalog.Key]b
 			d.gone[key] = d.now()
 		}
 	}
+}
+
+// dismiss ends what listens on our addresses beside a process that is met for the first time: an HAProxy without a socket, which serves
+// what it did when proxymatic was killed while it was being replaced. It gets a share of all new connections.
+// One of another run, which ours is to replace, is not ours to end.
+func (d *Driver) dismiss(v view) error {
+	if v.keys != nil || !v.have.known || d.alone == v.have.pid || d.beside.Load() != nil {
+		return nil
+	}
+	addrs := slices.Clone(v.have.built.Binds)
+	for _, b := range v.have.built.Services {
+		addrs = append(addrs, b.Binds...)
+	}
+	err := d.process.dismiss(v.have.pid, addrs)
+	if err == nil {
+		d.alone = v.have.pid
+	}
+	return err
 }
 
 // verify keeps what was proven of one service.
@@ -176,7 +197,10 @@ func (d *Driver) deleteServers(ctx context.Context, v view) error {
 			continue
 		}
 		if known {
-			l.lives = v.lives(s)
+			lived := l.lives
+			if l.lives = v.lives(s); lived && !l.lives {
+				l.since = d.now() // it leaves now, under its other name
+			}
 			d.leaving[s.change.Server] = l
 		}
 		if known && !l.lives && d.now().Sub(l.since) >= d.config.Drain {
@@ -264,7 +288,7 @@ func (d *Driver) next(v view) time.Duration {
 	case len(v.plan.reloads) > 0 && d.crowd.full != "":
 		within(d.crowd.again.Sub(now))
 	case len(v.plan.reloads) > 0:
-		within(d.pace.notBefore.Sub(now))
+		within(d.pace.next(v).Sub(now))
 	}
 	if d.rechecks > 0 {
 		within(afterFailure)

@@ -196,6 +196,8 @@ func (s *sim) end(worker int) error {
 	return nil
 }
 
+func (s *sim) dismiss(int, []netip.AddrPort) error { return nil }
+
 func (s *sim) deaf() bool { return false }
 
 func (s *sim) stop(context.Context) error { s.worker = nil; return nil }

@@ -16,6 +16,7 @@ import (
 const (
 	crowdedAgain  = 5 * time.Second        // how soon a reload that waits for old workers looks again, at the latest
 	asksAfterLoad = 3                      // how often old workers are counted soon after a load
+	countWithin   = 200 * time.Millisecond // for the master's answer: one that is stopped must not hold up servers' changes
 	asksAgain     = 500 * time.Millisecond // how soon: the master cannot be reached for a tenth of a second
 )
 
@@ -88,35 +89,53 @@ func (d *Driver) awaitCount(ctx context.Context, pid int) {
 	}
 }
 
-// room reports whether there may be one more worker. Where there are as many old ones as there may be, the oldest is ended when it has
-// had the drain time; until then, or until one ends by itself, the load waits. A start leaves nobody behind.
-func (d *Driver) room(ctx context.Context, v view, r *catalog.Report) bool {
-	d.crowd.full = ""
+// room reports whether there may be one more worker, or the oldest may be ended for it. Where there are as many old ones as there may be,
+// the load waits until one ends by itself, or the oldest has had the drain time. A start leaves nobody behind.
+func (d *Driver) room(ctx context.Context, v view) bool {
 	limit := d.config.MaxOldWorkers
 	if !v.have.alive || limit <= 0 {
+		d.crowd.full = ""
 		return true
 	}
 	d.awaitCount(ctx, v.have.pid)
-	if len(d.crowd.since) < limit {
-		return true
-	}
-	pid, since := d.crowd.oldest()
+	_, since := d.crowd.oldest()
 	left := d.config.Drain - d.now().Sub(since)
-	if left <= 0 {
-		err := d.process.end(pid)
-		if err == nil {
-			delete(d.crowd.since, pid)
-			r.Changes = append(r.Changes, catalog.Change{Action: "end old worker", Detail: fmt.Sprintf(
-				"pid %d, old for %s: there are as many as --max-old-workers allows, and a reload is due", pid, d.now().Sub(since).Round(time.Second))})
-			return len(d.crowd.since) < limit
-		}
-		left = crowdedAgain
-		d.crowd.full = fmt.Sprintf("; the oldest (pid %d) cannot be ended: %v", pid, err)
+	switch {
+	case len(d.crowd.since) < limit || left <= 0 && !d.now().Before(d.crowd.again):
+		d.crowd.full = ""
+		return true
+	case left > 0:
+		d.crowd.wait("", limit, d.now().Add(min(left, crowdedAgain)))
 	}
-	d.crowd.full = fmt.Sprintf("a reload waits until one of %d old workers ends, which still have connections%s: --max-old-workers is %d",
-		len(d.crowd.since), d.crowd.full, limit)
-	d.crowd.again = d.now().Add(min(left, crowdedAgain))
-	return false
+	return false // also while the oldest cannot be ended
+}
+
+// makeRoom ends the oldest worker where there are as many as there may be. It cuts connections: the load must be about to be made.
+func (d *Driver) makeRoom(v view, r *catalog.Report) bool {
+	limit := d.config.MaxOldWorkers
+	for v.have.alive && limit > 0 && len(d.crowd.since) >= limit {
+		pid, since := d.crowd.oldest()
+		age := d.now().Sub(since)
+		if left := d.config.Drain - age; left > 0 {
+			d.crowd.wait("", limit, d.now().Add(min(left, crowdedAgain)))
+			return false
+		}
+		if err := d.process.end(pid); err != nil {
+			d.crowd.wait(fmt.Sprintf("; the oldest (pid %d) cannot be ended: %v", pid, err), limit, d.now().Add(crowdedAgain))
+			return false
+		}
+		delete(d.crowd.since, pid)
+		r.Changes = append(r.Changes, catalog.Change{Action: "end old worker", Detail: fmt.Sprintf(
+			"pid %d, old for %s: there are as many as --max-old-workers allows, and a reload is due", pid, age.Round(time.Second))})
+	}
+	return true
+}
+
+// wait notes that a reload waits.
+func (c *crowd) wait(why string, limit int, again time.Time) {
+	c.again = again
+	c.full = fmt.Sprintf("a reload waits until one of %d old workers ends, which still have connections%s: --max-old-workers is %d",
+		len(c.since), why, limit)
 }
 
 // recount counts old workers at the end of a pass that looked at everything, or soon after a load.
@@ -124,6 +143,8 @@ func (d *Driver) recount(ctx context.Context, v view) {
 	if v.keys != nil && d.crowd.asks == 0 {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, countWithin)
+	defer cancel()
 	switch err := d.countWorkers(ctx, v.have.pid); {
 	case err == nil && len(d.crowd.since) == 0:
 		d.crowd.asks = 0
