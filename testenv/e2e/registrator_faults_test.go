@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -157,6 +158,7 @@ func TestRegistratorRestartWithoutEtcd(t *testing.T) {
 	load := w.load()
 	w.etcd.Kill()
 	w.host.Kill()
+	w.must(os.RemoveAll(w.host.Path("state"))) // or else what was saved counts
 	w.must(w.host.Start("--registrator", w.url))
 	w.says("connection refused")
 	if _, body, err := w.host.Get(w.patient(), "/status"); err != nil || !strings.HasPrefix(body, "INITIALIZING") {
