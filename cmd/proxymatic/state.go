@@ -24,10 +24,9 @@ import (
 
 const (
 	stateFormat = 1
-	saveLook    = 250 * time.Millisecond // how soon a service that is new, or gone, is written down
-	saveEvery   = 10 * time.Second       // how soon all else is: which servers there are, the proxies know too
-	saveAge     = 10 * time.Minute       // how old the time of a reading may be that is written down
-	unusable    = ".unusable"            // is added to the name of a state file that cannot be read
+	saveEvery   = 10 * time.Second // at most, but for services that are new or gone; which servers there are, the proxies know too
+	saveAge     = 10 * time.Minute // how old the time of a reading may be that is written down
+	unusable    = ".unusable"      // is added to the name of a state file that cannot be read
 )
 
 // state is the file in the state directory: what counted of each source last. It stands in for sources that cannot be read at the
@@ -106,10 +105,11 @@ func stateText(sources []reconcile.SourceState) ([]byte, error) {
 // saveState writes down what counts of the sources, whenever that has changed, until ctx ends and once more then.
 func (i *instance) saveState(ctx context.Context) {
 	var s saved
-	ticker := time.NewTicker(saveLook)
+	ticker := time.NewTicker(saveEvery)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
 		select {
+		case <-i.loop.Passed():
 		case <-ticker.C:
 		case <-ctx.Done():
 		}

@@ -44,6 +44,7 @@ type Loop struct {
 	acks   chan chan []catalog.Problem
 	done   chan struct{} // closed when nobody answers plans any more
 	latest atomic.Pointer[Pass]
+	passed chan struct{} // a pass was made that Passed has not told of
 
 	// The rest belongs to the goroutine of Run.
 	snaps     map[string]catalog.Snapshot
@@ -85,6 +86,7 @@ func New(cfg Config) *Loop {
 		snaps:   map[string]catalog.Snapshot{},
 		weighed: map[string]*weighed{},
 		acks:    make(chan chan []catalog.Problem),
+		passed:  make(chan struct{}, 1),
 	}
 	for _, d := range cfg.Drivers {
 		l.drivers = append(l.drivers, driver{Driver: d, state: DriverState{Name: d.Name()}})
@@ -95,6 +97,9 @@ func New(cfg Config) *Loop {
 
 // Pass gives what the latest pass found and did. It is never nil: before the first pass it tells what is waited for.
 func (l *Loop) Pass() *Pass { return l.latest.Load() }
+
+// Passed tells that there is another pass than the last time. Only one may listen.
+func (l *Loop) Passed() <-chan struct{} { return l.passed }
 
 // Wake asks for a pass in which every driver observes everything. It does not wait for it.
 func (l *Loop) Wake() { signal(l.fresh) }

@@ -40,6 +40,7 @@ func (l *Loop) work(ctx context.Context) {
 	pass := l.newPass(time.Now())
 	logProblems(l.cfg.Log, l.Pass().Problems, pass.Problems)
 	l.latest.Store(pass)
+	signal(l.passed)
 }
 
 // decide makes the decision, unless the last one is of the same lists. What that says of services that are the same now need not be
