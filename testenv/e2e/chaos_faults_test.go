@@ -174,6 +174,7 @@ func (c *chaos) file(text string) func() {
 
 // operator lets somebody change a server on the stats socket: it is drift, and lasts until everything is looked at.
 func (c *chaos) operator(command string) func() {
+	c.settledWithin(chaosPatience, c.wanted) // nobody takes a server whose only other one is just leaving
 	running, err := c.host.Running()
 	c.must(err)
 	port := c.tcp[c.IntN(len(c.tcp))]
