@@ -106,6 +106,7 @@ func TestPensAreBroughtUpToDateAtTheStart(t *testing.T) {
 	flows := w.flows(ports, 30, 600)
 	began := time.Now()
 	w.host.Kill()
+	w.must(os.RemoveAll(w.host.Path("state"))) // or else what Marathon lacks then is held: nobody heard that it ended
 	gone := w.site.UDPTasks(ports[0])[0]
 	w.site.RemoveTask(gone, time.Minute)
 	w.addUDPTask(ports[1])
