@@ -100,7 +100,7 @@ func into[T any](field func(*Config) *T, read func(any) (T, error)) func(*Config
 
 // options is the table that flags, environment, YAML keys, defaults, help and the shipped configuration file come from.
 func options() []option {
-	return slices.Concat(originalOptions(), newOptions(), guardOptions(), marathonOptions(), commandOptions())
+	return slices.Concat(originalOptions(), newOptions(), runOptions(), guardOptions(), marathonOptions(), commandOptions())
 }
 
 // originalOptions are the Python version's, in its order and words.
@@ -156,7 +156,7 @@ func originalOptions() []option {
 	}
 }
 
-// newOptions are what came since.
+// newOptions are what came since, about the proxies.
 func newOptions() []option {
 	return []option{
 		{name: "haproxy-socket", env: "HAPROXY_SOCKET", arg: "PATH", def: "/run/proxymatic/haproxy.sock",
@@ -211,6 +211,12 @@ func newOptions() []option {
 		{name: "on-exit", env: "ON_EXIT", arg: "WHAT", def: onExitLeave,
 			help: "What becomes of the proxies at exit: leave (they keep serving) or drain (and stop)",
 			set:  into(func(c *Config) *string { return &c.OnExit }, oneOf(onExitLeave, onExitDrain))},
+	}
+}
+
+// runOptions are about the run itself: where it is, what it keeps and tells.
+func runOptions() []option {
+	return []option{
 		{name: "status-endpoint", env: "STATUS_ENDPOINT", arg: "HOST:PORT", def: "127.0.0.1:9090",
 			help: "Where to serve status, metrics and the API over HTTP; empty for nowhere",
 			set:  into(func(c *Config) *string { return &c.StatusEndpoint }, endpoint)},

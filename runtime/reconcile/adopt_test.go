@@ -125,3 +125,18 @@ func TestAServerThatFlapsIsLetInAgain(t *testing.T) {
 		driver.serves(t, "map[web 80/tcp:[10.0.0.1:31000 10.0.0.2:31000]]")
 	})
 }
+
+func TestPassedTellsOfEachPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newSource("marathon")
+		r := start(t, Config{Sources: []Source{source}, Drivers: []Driver{newDriver("haproxy")}})
+		defer r.stop()
+		for n := range 3 {
+			source.say <- read(service("web", 80, n+1))
+			synctest.Wait()
+			if !received(r.loop.Passed()) || received(r.loop.Passed()) {
+				t.Fatalf("pass %d was not told once", n+1)
+			}
+		}
+	})
+}

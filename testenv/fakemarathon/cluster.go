@@ -24,25 +24,6 @@ func (s state) clone() state {
 	return state{maps.Clone(s.apps), slices.Clone(s.raws), slices.Clone(s.tasks)}
 }
 
-// half gives the state without every second task. The apps are as they were: they say how many there should be.
-func (s state) half() state {
-	out := s.clone()
-	for id, a := range out.apps {
-		if d := a.current(); d.Instances == 0 {
-			d.Instances = len(slices.DeleteFunc(slices.Clone(s.tasks), func(t Task) bool { return t.AppID != id }))
-			a.versions = append(slices.Clone(a.versions[:len(a.versions)-1]), d)
-			out.apps[id] = a
-		}
-	}
-	out.tasks = nil
-	for i, t := range s.tasks {
-		if i%2 == 0 {
-			out.tasks = append(out.tasks, t)
-		}
-	}
-	return out
-}
-
 // task finds a task's place, -1 when there is none. The newest are found first: they are those that most happens to.
 func (s state) task(id string) int {
 	i := len(s.tasks) - 1

@@ -1,6 +1,9 @@
 package fakemarathon
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Times says how often a fault strikes: 0 never, n the next n times, a negative number always.
 type Times int
@@ -82,4 +85,23 @@ func (r *Replica) setFaults(change func(*Faults)) {
 	if r.faults.Stale && !was {
 		r.frozen = r.cluster.clone()
 	}
+}
+
+// half gives the state without every second task. The apps are as they were: they say how many there should be.
+func (s state) half() state {
+	out := s.clone()
+	for id, a := range out.apps {
+		if d := a.current(); d.Instances == 0 {
+			d.Instances = len(slices.DeleteFunc(slices.Clone(s.tasks), func(t Task) bool { return t.AppID != id }))
+			a.versions = append(slices.Clone(a.versions[:len(a.versions)-1]), d)
+			out.apps[id] = a
+		}
+	}
+	out.tasks = nil
+	for i, t := range s.tasks {
+		if i%2 == 0 {
+			out.tasks = append(out.tasks, t)
+		}
+	}
+	return out
 }
