@@ -123,6 +123,8 @@ func dialError(err error) error {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w (%w)", errDown, err)
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET): // the worker ended after it had accepted
+		return fmt.Errorf("%w (%w)", errUnanswered, err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: proxymatic needs the right to write to it", err)
 	}

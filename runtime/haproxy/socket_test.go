@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/haproxytech/client-native/v5/runtime"
 )
 
 // fakeSocket answers each connection as serve does, on a stats socket of its own.
@@ -42,6 +44,31 @@ func fakeSocket(t *testing.T, serve func(net.Conn)) socket {
 	return socket{path}
 }
 
+// await reads commands until the given one. A stand-in that closes before all is read breaks the pipe of who writes.
+func await(c net.Conn, command string) {
+	for lines := bufio.NewScanner(c); lines.Scan() && lines.Text() != command; {
+	}
+}
+
+// A worker that is killed between accept and read.
+func TestABrokenPipeIsNoAnswer(t *testing.T) {
+	closed := make(chan struct{})
+	s := fakeSocket(t, func(c net.Conn) { _ = c.Close(); close(closed) })
+	_, err := s.exchange(t.Context(), func(*runtime.SingleRuntime) (string, error) {
+		c, err := net.Dial("unix", s.path)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		<-closed
+		_, err = c.Write([]byte("show info\n"))
+		return "", err
+	})
+	if !errors.Is(err, errUnanswered) {
+		t.Errorf("error %v, want %v", err, errUnanswered)
+	}
+}
+
 func TestAnswersThatAreNotWholeAreErrors(t *testing.T) {
 	for name, answer := range map[string]string{
 		"closed without a word": "",
@@ -50,7 +77,7 @@ func TestAnswersThatAreNotWholeAreErrors(t *testing.T) {
 		"one prompt too many":   "\n\n> a\n\n> b\n\n> c\n\n> 2.6.12\n\n> ",
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := fakeSocket(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 4096)); fmt.Fprint(c, answer) })
+			s := fakeSocket(t, func(c net.Conn) { await(c, "quit"); fmt.Fprint(c, answer) })
 			if got, err := s.do(t.Context(), []string{"one", "two"}); !errors.Is(err, errUnanswered) {
 				t.Errorf("answers %q, error %v, want %v", got, err, errUnanswered)
 			}
@@ -59,7 +86,10 @@ func TestAnswersThatAreNotWholeAreErrors(t *testing.T) {
 }
 
 func TestWholeAnswersAreCut(t *testing.T) {
-	s := fakeSocket(t, func(c net.Conn) { fmt.Fprint(c, "\n\n> [3]: No such server.\n\n> \n> 2.6.12\n\n> ") })
+	s := fakeSocket(t, func(c net.Conn) {
+		await(c, "quit")
+		fmt.Fprint(c, "\n\n> [3]: No such server.\n\n> \n> 2.6.12\n\n> ")
+	})
 	got, err := s.do(t.Context(), []string{"one", "two"})
 	if err != nil || strings.Join(got, "|") != "[3]: No such server.|" {
 		t.Errorf("answers %q, error %v", got, err)
