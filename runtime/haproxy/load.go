@@ -119,7 +119,8 @@ func (d *Driver) load(ctx context.Context, want []*catalog.Service, v view, r *c
 		d.Resync()
 		return nil
 	}
-	d.pace.succeeded(d.now(), d.config.ReloadInterval, v.plan.start)
+	r.Loaded = d.now()
+	d.pace.succeeded(r.Loaded, d.config.ReloadInterval, v.plan.start)
 	if !v.plan.start {
 		d.crowd.left(v.have.pid, d.now())
 	}

@@ -67,7 +67,7 @@ type AppliedChange struct {
 
 // Reload is one time that a proxy was loaded anew, in the shape that /api/v1/status serves too.
 type Reload struct {
-	At      time.Time `json:"at"` // when the pass that made it ended, in UTC
+	At      time.Time `json:"at"` // when it was done, in UTC
 	Driver  string    `json:"driver"`
 	Reasons []string  `json:"reasons"` // never nil
 }
@@ -87,7 +87,11 @@ func (h *history) add(now time.Time, driver string, report catalog.Report) {
 	}
 	h.changes = h.changes[max(0, len(h.changes)-keptChanges):]
 	if countReloads(report) > 0 {
-		h.reloads = append(h.reloads, Reload{At: now.UTC(), Driver: driver, Reasons: append([]string{}, report.Reloads...)})
+		at := report.Loaded
+		if at.IsZero() {
+			at = now
+		}
+		h.reloads = append(h.reloads, Reload{At: at.UTC(), Driver: driver, Reasons: append([]string{}, report.Reloads...)})
 	}
 	h.reloads = h.reloads[max(0, len(h.reloads)-keptReloads):]
 }

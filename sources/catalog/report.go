@@ -1,5 +1,7 @@
 package catalog
 
+import "time"
+
 // Change is one thing that a driver did, or would do.
 type Change struct {
 	Service string `json:"service"`          // the service's name and key, such as "web 8300/tcp"; empty when it is about the whole proxy
@@ -12,6 +14,7 @@ type Change struct {
 type Report struct {
 	Changes  []Change  // in the order in which they are made; empty when the proxy already does what is wanted
 	Reloads  []string  // why the proxy is loaded anew, a line a reason; empty when it is not
+	Loaded   time.Time // when it last was; zero when it is not, or was not yet
 	Drift    []Change  // those of Changes that repair what somebody else had changed
 	Problems []Problem // services that this driver left out or could not serve as wanted
 	Facts    []Fact    // what an operator wants to know of the proxy: its version, process, socket

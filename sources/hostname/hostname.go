@@ -17,16 +17,21 @@ import (
 // Fresh is how long an address is used without another question.
 const Fresh = time.Minute
 
-// When a name without an address is asked again, and how long all names of one reading may take together: what is late
-// keeps its last good address. The first reading has no such address to keep, so it takes its time, and for a while it
-// counts only when no name is late.
+// Retry is how long a name that has no address is not asked for again.
+const Retry = 5 * time.Second
+
+// How long all names of one reading may take together: what is late keeps its last good address. The first reading has no such
+// address to keep, so it takes its time, and for a while it counts only when no name is late.
 const (
-	retry        = 5 * time.Second
 	patient      = 3 * time.Second
 	firstPatient = 15 * time.Second
 	strict       = time.Minute
 	parallel     = 64
 )
+
+// doubted is how long a name must be said not to exist before its address is forgotten: a name server that has lost its zone says so
+// of every name.
+const doubted = 10 * time.Minute
 
 // remembered is how long an expired name that nobody needs is kept.
 const remembered = 5 * time.Minute
@@ -54,6 +59,7 @@ type Resolver struct {
 type knownHost struct {
 	answer Answer    // the last good address, until the name is known not to exist
 	until  time.Time // when to ask again
+	gone   time.Time // when the name was first said not to exist; zero when it was not, or an address has come since
 }
 
 // New gives a resolver that knows nothing yet. A nil lookup is the system's.
@@ -73,7 +79,8 @@ func (r *Resolver) Settle() {
 	r.settled = true
 }
 
-// Resolve gives an answer for each name. Only a name that is known not to exist loses an address that it had.
+// Resolve gives an answer for each name. Only a name that is said not to exist for ten minutes loses an address
+// that it had.
 func (r *Resolver) Resolve(ctx context.Context, hosts []string) map[string]Answer {
 	now := time.Now()
 	stale, patience := r.stale(hosts, now)
@@ -176,12 +183,18 @@ func (k knownHost) after(host string, addrs []netip.Addr, err error, now time.Ti
 	case err == nil && len(usables) > 0:
 		return knownHost{answer: Answer{Addr: pick(usables, k.answer.Addr)}, until: now.Add(Fresh)}
 	case err == nil, errors.As(err, &dns) && dns.IsNotFound:
-		return knownHost{answer: Answer{Reason: fmt.Sprintf("its host %.100q has no address", host)}, until: now.Add(retry)}
+		if k.gone.IsZero() {
+			k.gone = now
+		}
+		if k.answer.Addr.IsValid() && now.Sub(k.gone) < doubted {
+			return knownHost{answer: k.answer, until: now.Add(Fresh / 2), gone: k.gone}
+		}
+		return knownHost{answer: Answer{Reason: fmt.Sprintf("its host %.100q has no address", host)}, until: now.Add(Retry), gone: k.gone}
 	case k.answer.Addr.IsValid():
-		return knownHost{answer: k.answer, until: now.Add(Fresh / 2)}
+		return knownHost{answer: k.answer, until: now.Add(Fresh / 2), gone: k.gone}
 	default:
 		reason := fmt.Sprintf("host %.100q cannot be resolved now: %s", host, Reason(err))
-		return knownHost{answer: Answer{Reason: reason, Temporary: true}, until: now.Add(retry)}
+		return knownHost{answer: Answer{Reason: reason, Temporary: true}, until: now.Add(Retry)}
 	}
 }
 

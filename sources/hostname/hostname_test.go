@@ -64,16 +64,24 @@ func TestAddresses(t *testing.T) {
 			{2 * Fresh, &nameService{hang: true}, "10.0.0.1", 1},
 			{2 * Fresh, &nameService{addrs: []string{"10.0.0.2"}}, "10.0.0.2", 1},
 		}},
-		{"no such host loses it", "agent", []step{
+		{"no such host loses it in the end", "agent", []step{
 			{0, &nameService{addrs: []string{"10.0.0.1"}}, "10.0.0.1", 1},
-			{2 * Fresh, &nameService{err: noSuchHost}, `its host "agent" has no address`, 1},
-			{retry / 2, &nameService{addrs: []string{"10.0.0.1"}}, `its host "agent" has no address`, 0},
-			{2 * retry, &nameService{addrs: []string{"10.0.0.1"}}, "10.0.0.1", 1},
+			{2 * Fresh, &nameService{err: noSuchHost}, "10.0.0.1", 1},
+			{Fresh, &nameService{err: temporary}, "10.0.0.1", 1},
+			{doubted, &nameService{err: noSuchHost}, `its host "agent" has no address`, 1},
+			{Retry / 2, &nameService{addrs: []string{"10.0.0.1"}}, `its host "agent" has no address`, 0},
+			{2 * Retry, &nameService{addrs: []string{"10.0.0.1"}}, "10.0.0.1", 1},
+		}},
+		{"an address ends the doubt", "agent", []step{
+			{0, &nameService{addrs: []string{"10.0.0.1"}}, "10.0.0.1", 1},
+			{2 * Fresh, &nameService{err: noSuchHost}, "10.0.0.1", 1},
+			{Fresh, &nameService{addrs: []string{"10.0.0.1"}}, "10.0.0.1", 1},
+			{doubted, &nameService{err: noSuchHost}, "10.0.0.1", 1},
 		}},
 		{"an error from the start", "agent", []step{
 			{0, &nameService{err: temporary}, `host "agent" cannot be resolved now: lookup agent: the name server fails`, 1},
-			{retry / 2, &nameService{addrs: []string{"10.0.0.1"}}, `host "agent" cannot be resolved now: lookup agent: the name server fails`, 0},
-			{2 * retry, &nameService{err: errors.New("x")}, `host "agent" cannot be resolved now: x`, 1},
+			{Retry / 2, &nameService{addrs: []string{"10.0.0.1"}}, `host "agent" cannot be resolved now: lookup agent: the name server fails`, 0},
+			{2 * Retry, &nameService{err: errors.New("x")}, `host "agent" cannot be resolved now: x`, 1},
 		}},
 		{"what is no host name is not asked for", "a b;\n", []step{{0, &nameService{addrs: []string{"10.0.0.1"}}, `its host "a b;\n" has no address`, 0}}},
 	} {

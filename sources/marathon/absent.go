@@ -27,7 +27,7 @@ const longestAbsence = 24 * time.Hour
 // where as many run as the app wants. then is what was known when the tasks were; the answer must have been taken in.
 func (f *fleet) compare(known entry, then world, answer app, now time.Time) {
 	id := cmp.Or(answer.ID, known.app.ID)
-	f.shortNow(id, !answer.complete() || answer.unheard())
+	f.shortNow(id, !answer.complete() || answer.unheard() || f.world(now).nameless(answer))
 	if answer.complete() {
 		f.absentNow(id, nil)
 		return
@@ -82,7 +82,7 @@ func (a app) complete() bool {
 	return float64(running) >= *a.Instances
 }
 
-// shortNow notes whether an app's answer had fewer tasks than it wants.
+// shortNow notes whether an app's answer may lack tasks, or what makes them servers.
 func (f *fleet) shortNow(id string, short bool) {
 	if short == f.short[id] {
 		return
@@ -112,6 +112,11 @@ func (a app) unheard() bool {
 		known, _ := t.results()
 		return t.running() && !known
 	})
+}
+
+// nameless reports whether a task runs on a host that has no address, as when a name server fails: it may live though it is not served.
+func (w world) nameless(a app) bool {
+	return slices.ContainsFunc(a.tasks, func(t task) bool { return t.running() && w.agent(t.Host).Reason != "" })
 }
 
 // absentNow replaces what is absent of an app.

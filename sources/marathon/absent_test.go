@@ -2,6 +2,7 @@ package marathon
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
+	"github.com/meltwater/proxymatic/sources/hostname"
 )
 
 // placesOf gives places as text, sorted.
@@ -152,6 +154,18 @@ func TestServicesOfTasksWithoutHealthArePartial(t *testing.T) {
 		f, _ = f.renewed(list(t, answer, start()), start())
 		if got := f.partials()[catalog.Key{Port: 8300, Proto: catalog.TCP}]; got != want {
 			t.Errorf("partial: %t, want %t, after\n%s", got, want, answer)
+		}
+	}
+}
+
+func TestServicesOfTasksWhoseHostHasNoAddressArePartial(t *testing.T) {
+	named := strings.Replace(strings.Replace(plainA, `"tasks"`, `"instances":1,"tasks"`, 1), `"host":"10.0.0.1"`, `"host":"h1"`, 1)
+	for _, answer := range []hostname.Answer{{Reason: "it has none"}, {Addr: netip.MustParseAddr("10.0.0.1")}} {
+		got := list(t, named, start())
+		got.hosts = map[string]hostname.Answer{"h1": answer}
+		f, _ := newFleet("marathon", 1).renewed(got, start())
+		if partial := f.partials()[catalog.Key{Port: 8300, Proto: catalog.TCP}]; partial != !answer.Addr.IsValid() {
+			t.Errorf("the host's address is %+v: partial %t", answer, partial)
 		}
 	}
 }

@@ -28,7 +28,7 @@ type fleet struct {
 	listed     time.Time                    // when the last list was asked for
 	absent     absences
 	missed     catalog.Places    // of them; nil when it is to be collected anew
-	short      map[string]bool   // apps whose answer may lack tasks, or their health
+	short      map[string]bool   // apps whose answer may lack tasks, their health or their addresses
 	partial    catalog.Keys      // what those offer; nil when it is to be collected anew
 	report     []catalog.Problem // all problems, sorted; nil when they are to be collected anew
 }
@@ -249,6 +249,17 @@ func (f *fleet) unready(apps []app) []string {
 	var out []string
 	for _, a := range apps {
 		if len(a.Readiness) > 0 && slices.ContainsFunc(a.tasks, func(t task) bool { return t.running() && !a.ready(t) }) {
+			out = append(out, a.ID)
+		}
+	}
+	return out
+}
+
+// unresolved gives the apps with running tasks on hosts whose addresses cannot be had now.
+func (f *fleet) unresolved(apps []app) []string {
+	var out []string
+	for _, a := range apps {
+		if slices.ContainsFunc(a.tasks, func(t task) bool { return t.running() && f.hosts[t.Host].Temporary }) {
 			out = append(out, a.ID)
 		}
 	}

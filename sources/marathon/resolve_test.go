@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,6 +100,35 @@ func TestTheFirstReadingWaitsForNamesThatCannotBeResolvedNow(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A name server fails just when a task comes to a host of which nothing is known.
+func TestWhatCannotBeResolvedIsAskedForAgain(t *testing.T) {
+	app := `{"id":"/a","version":"v1","ports":[8300],"tasks":[{"id":"a.u1","host":"10.0.0.1","ports":[31000],"version":"v1"}%s]}`
+	var fails atomic.Bool
+	fails.Store(true)
+	resolve := func(context.Context, string) ([]netip.Addr, error) {
+		if fails.Load() {
+			return nil, &net.DNSError{Err: "server misbehaving", IsTemporary: true}
+		}
+		return []netip.Addr{netip.MustParseAddr("10.0.0.2")}, nil
+	}
+	s := &farm{apps: map[string]func() string{}}
+	s.json("/a", fmt.Sprintf(app, ""))
+	runFarm(t, s, Config{Resolve: resolve}, func(serving func() string) {
+		time.Sleep(time.Second) // synctest's time
+		s.json("/a", fmt.Sprintf(app, `,{"id":"a.u2","host":"h2","ports":[31000],"version":"v1"}`))
+		s.send(`{"eventType":"status_update_event","appId":"/a","taskId":"a.u2","taskStatus":"TASK_RUNNING","host":"h2","ports":[31000],"version":"v1"}`)
+		time.Sleep(2 * time.Second)
+		if got := serving(); strings.Contains(got, "10.0.0.2") {
+			t.Errorf("while the name server fails:\n%s", got)
+		}
+		fails.Store(false)
+		time.Sleep(2 * hostname.Retry)
+		if got := serving(); !strings.Contains(got, "10.0.0.2") {
+			t.Errorf("%s after the name server answers again:\n%s", 2*hostname.Retry, got)
+		}
+	})
 }
 
 // fixed is a Marathon that gives one answer to everything.

@@ -230,10 +230,13 @@ func (r *run) takeList(ctx context.Context, l listed, now time.Time) {
 // readinessPause is how long after an answer an app is asked for again whose new tasks are not ready yet.
 const readinessPause = time.Second
 
-// await has apps asked for again whose tasks wait to be ready.
+// await has apps asked for again whose tasks wait to be ready, or for a name server to tell their addresses.
 func (r *run) await(apps []app, now time.Time) {
 	for _, id := range r.fleet.unready(apps) {
 		r.agenda.visit(id, visit{at: now.Add(readinessPause)})
+	}
+	for _, id := range r.fleet.unresolved(apps) {
+		r.agenda.visit(id, visit{at: now.Add(hostname.Retry)})
 	}
 }
 

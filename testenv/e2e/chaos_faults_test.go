@@ -47,6 +47,7 @@ func faults() map[string]strike {
 		"a pen stands still":                func(c *chaos) func() { return c.still(c.host.Pens()[c.IntN(len(c.udp))].PID) },
 		"a port is taken by somebody":       (*chaos).thief,
 		"the saved state is broken":         (*chaos).stateBroken,
+		"the clock is set":                  (*chaos).clockSet,
 		"event streams are cut":             func(c *chaos) func() { c.site.Marathon.CloseStreams(); return nil },
 		"event streams fall silent":         func(c *chaos) func() { c.site.Marathon.FreezeStreams(); return c.site.Marathon.CloseStreams },
 		"another replica leads":             (*chaos).failOver,

@@ -1,14 +1,21 @@
 package e2e
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meltwater/proxymatic/testenv/fakemarathon"
 )
 
 // diskSize is that of the disk which only the host in chaos has: so that it can be filled.
@@ -85,4 +92,47 @@ func (c *chaos) copyHAProxy() {
 func (c *chaos) upgraded() func() {
 	c.copyHAProxy()
 	return c.reloadedByOthers()
+}
+
+// clockSet lets the host's clock be set, by a day at most, while proxymatic is away and before its sources tell anything again: all
+// that was written down is from the future then, or from long ago.
+func (c *chaos) clockSet() func() {
+	undo := c.marathon(func(f *fakemarathon.Faults) { f.EmptyLists = always })
+	c.host.Kill()
+	by := time.Duration(c.Int64N(int64(48*time.Hour))) - 24*time.Hour
+	c.must(filepath.WalkDir(c.host.Dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		return os.Chtimes(path, time.Time{}, time.Now().Add(by))
+	}))
+	c.shiftState(by)
+	c.begin()
+	return undo
+}
+
+// shiftState moves the times in the saved state.
+func (c *chaos) shiftState(by time.Duration) {
+	c.Helper()
+	path := c.host.Path("state/services.json")
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) { // nothing was worth saving so far
+		return
+	}
+	c.must(err)
+	var file map[string]any
+	var sources []map[string]any
+	var raw struct{ Sources json.RawMessage }
+	c.must(errors.Join(json.Unmarshal(text, &file), json.Unmarshal(text, &raw), json.Unmarshal(raw.Sources, &sources)))
+	for _, s := range sources {
+		read, err := time.Parse(time.RFC3339Nano, s["succeeded"].(string))
+		c.must(err)
+		s["succeeded"] = read.Add(by)
+	}
+	fresh, err := json.Marshal(sources)
+	c.must(err)
+	file["sources"], file["sha256"] = json.RawMessage(fresh), fmt.Sprintf("%x", sha256.Sum256(fresh))
+	text, err = json.Marshal(file)
+	c.must(err)
+	c.must(os.WriteFile(path, text, 0o640))
 }

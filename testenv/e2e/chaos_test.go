@@ -37,6 +37,7 @@ type chaos struct {
 	flags    []string
 	tcp, udp []int // of Marathon
 	docker   containers
+	dns      *nameServer // nil where there can be none
 	load     *stage.Load
 	counts   map[string]int
 	excuses  []excuse
@@ -74,7 +75,11 @@ func TestChaos(t *testing.T) {
 	if c.ownDisk() {
 		kinds["the disk is full"] = (*chaos).diskFull
 	}
+	if c.ownDNS() {
+		maps.Copy(kinds, dnsFaults())
+	}
 	c.ownHAProxy()
+	c.addServices()
 	c.begin()
 	c.right("the start")
 	c.load = stage.StartLoad(c.services(), 200, c.judgeAnswer)
@@ -101,7 +106,7 @@ func TestChaos(t *testing.T) {
 	c.judge(before)
 }
 
-// newChaos gives a host on which nothing runs yet, and its services.
+// newChaos gives a host on which nothing runs yet, in a cluster without services.
 func newChaos(t *testing.T) *chaos {
 	w := newRegWorld(t, "etcd3", etcd.Config{}, "pen")
 	second, err := w.site.Marathon.Replica("127.0.0.1:0")
@@ -109,9 +114,14 @@ func newChaos(t *testing.T) *chaos {
 	t.Cleanup(second.Close)
 	c := &chaos{regWorld: w, Rand: rand.New(rand.NewPCG(*chaosSeed, 0)), counts: map[string]int{},
 		flags: []string{"--refresh-interval", "2", "--guard-hold", "1h", "--drain", "5s", "--marathon", w.site.URL + "," + second.URL(), "--registrator", w.url}}
-	c.tcp, c.udp = w.services(6, 3), w.udpServices(2, 3)
-	c.addContainers(2, 3)
 	return c
+}
+
+// addServices fills the cluster.
+func (c *chaos) addServices() {
+	c.Helper()
+	c.tcp, c.udp = c.regWorld.services(6, 3), c.udpServices(2, 3)
+	c.addContainers(2, 3)
 }
 
 // services gives the ports of all TCP services.
@@ -245,6 +255,9 @@ func (c *chaos) judge(before leftovers) {
 	for _, name := range slices.Sorted(maps.Keys(c.counts)) {
 		total += c.counts[name]
 		lines = append(lines, fmt.Sprintf("%4d %s", c.counts[name], name))
+	}
+	if c.dns != nil && c.dns.asked.Load() == 0 {
+		c.Error("the name server was never asked")
 	}
 	c.Logf("seed %d: %d faults of %d kinds in %s, %d requests (%.0f/s), %d failed while HAProxy was dead (%s in all), %d others\n%s",
 		*chaosSeed, total, len(c.counts), r.Elapsed.Round(time.Second), r.Requests, r.Rate(), excused, dead.Round(time.Millisecond),

@@ -30,8 +30,8 @@ func (w world) reloadless() bool {
 	return major > 2 || minor >= 6
 }
 
-// spacing is the least time between two reloads, which are 250 ms apart, as the pass tells them: at its end, which comes somewhat after.
-const spacing = 200 * time.Millisecond
+// spacing is the least time between two reloads.
+const spacing = 250 * time.Millisecond
 
 // excused gives how many of the last n reloads were for nothing but servers that HAProxy cannot add at run time, when that is so.
 // Such ones must be spaced.

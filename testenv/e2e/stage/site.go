@@ -19,6 +19,7 @@ type Site struct {
 	Marathon *fakemarathon.Cluster
 	Replica  *fakemarathon.Replica
 	URL      string
+	Agent    func(task int) string // the host that the task of this number runs on, which must be this one; nil: all are on 127.0.0.1
 
 	mu     sync.Mutex
 	tasks  map[string]*Task // by name; those that are gone stay, to judge answers by
@@ -123,8 +124,9 @@ func (s *Site) AddUDPTask(port int) (*Task, error) { return s.addTask(udp(port))
 func (s *Site) addTask(key catalog.Key) (*Task, error) {
 	s.mu.Lock()
 	s.serial++
-	name := fmt.Sprintf("%s.%d", prefix(key), s.serial)
+	serial := s.serial
 	s.mu.Unlock()
+	name := fmt.Sprintf("%s.%d", prefix(key), serial)
 	listen := backend.ListenHTTP
 	if key.Proto == catalog.UDP {
 		listen = backend.ListenUDP
@@ -141,7 +143,11 @@ func (s *Site) addTask(key catalog.Key) (*Task, error) {
 	if _, err := fmt.Sscanf(t.Addr, "127.0.0.1:%d", &host); err != nil {
 		return nil, err
 	}
-	t.ID = s.Marathon.AddTask(appID(key), fakemarathon.Task{Ports: []int{host}}).ID
+	task := fakemarathon.Task{Ports: []int{host}}
+	if s.Agent != nil {
+		task.Host = s.Agent(serial)
+	}
+	t.ID = s.Marathon.AddTask(appID(key), task).ID
 	if checked(key) {
 		s.Marathon.SetHealth(t.ID, true)
 	}
