@@ -24,7 +24,7 @@ import (
 
 const (
 	stateFormat = 1
-	saveEvery   = 10 * time.Second // at most, but for services that are new or gone; which servers there are, the proxies know too
+	saveEvery   = 30 * time.Second // at most, but for services that are new or gone; which servers there are, the proxies know too
 	saveAge     = 10 * time.Minute // how old the time of a reading may be that is written down
 	unusable    = ".unusable"      // is added to the name of a state file that cannot be read
 )

@@ -216,7 +216,7 @@ func TestHungSocketIsNamedAndRecovers(t *testing.T) {
 	ports := w.services(2, 2)
 	w.start()
 	loads, worker := w.loads(), w.worker()
-	w.must(syscall.Kill(worker, syscall.SIGSTOP))
+	w.must(stage.Freeze(w.patient(), worker))
 	resumed := false
 	defer func() {
 		if !resumed {

@@ -149,7 +149,7 @@ func TestPenThatHangsCostsOnlyItsService(t *testing.T) {
 	ports := w.udpServices(3, 2)
 	w.startPen()
 	hung := w.pen(ports[0])
-	w.must(syscall.Kill(hung.PID, syscall.SIGSTOP))
+	w.must(stage.Freeze(w.patient(), hung.PID))
 	defer func() { _ = syscall.Kill(hung.PID, syscall.SIGCONT) }() // it may have been replaced
 	w.whileGood(ports[1:], func() {
 		began := time.Now()

@@ -189,6 +189,23 @@ func CPU(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(userErr, err)
 }
 
+// Freeze stops a process and waits until all its threads stand still: one that runs may go on for a moment when the machine is busy.
+func Freeze(ctx context.Context, pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return Until(ctx, func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, thread := range threads {
+			raw, _ := os.ReadFile(thread) // it may have ended meanwhile
+			if _, rest, _ := strings.Cut(string(raw), ") "); rest != "" && rest[0] != 'T' {
+				return fmt.Errorf("process %d does not stand still: %s", pid, raw)
+			}
+		}
+		return err
+	})
+}
+
 // owns tells whether a word of a command line is a path in the host's directories.
 func (h *Host) owns(word string) bool {
 	return strings.HasPrefix(word, h.Dir+"/") || strings.HasPrefix(word, h.RunDir+"/")
