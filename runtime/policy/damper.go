@@ -50,8 +50,8 @@ type flap struct {
 }
 
 // Next gives the services without those servers that are held out, and when there is something to let in; zero for never. The
-// services must be in strict order.
-func (d *Damper) Next(list []*catalog.Service, now time.Time) (admitted []*catalog.Service, next time.Time) {
+// services must be in strict order. Of held servers nobody knows that they serve.
+func (d *Damper) Next(list []*catalog.Service, held []Held, now time.Time) (admitted []*catalog.Service, next time.Time) {
 	switch {
 	case d.Limit == 0:
 		*d = Damper{}
@@ -63,7 +63,7 @@ func (d *Damper) Next(list []*catalog.Service, now time.Time) (admitted []*catal
 	d.count(list, now)
 	d.told = list
 	d.sweep(now)
-	return d.admit(list, now)
+	return d.admit(list, held, now)
 }
 
 // With gives a damper with another limit that knows what this one does.
@@ -138,14 +138,14 @@ func (d *Damper) sweep(now time.Time) {
 }
 
 // admit leaves out who is held out, where others serve: of those that flap, the one whose time is over first.
-func (d *Damper) admit(list []*catalog.Service, now time.Time) (admitted []*catalog.Service, next time.Time) {
+func (d *Damper) admit(list []*catalog.Service, held []Held, now time.Time) (admitted []*catalog.Service, next time.Time) {
 	maps.DeleteFunc(d.damped, func(_ place, f *flap) bool { return !now.Before(f.until) })
 	admitted, d.out = list, nil
 	for _, p := range slices.SortedFunc(maps.Keys(d.damped), func(p, o place) int {
 		return cmp.Or(d.damped[o].until.Compare(d.damped[p].until), p.compare(o))
 	}) {
 		i, ok := slices.BinarySearchFunc(admitted, p.key, func(s *catalog.Service, k catalog.Key) int { return s.Key.Compare(k) })
-		if !ok || !has(admitted[i], p.addr) || len(admitted[i].Servers) == 1 {
+		if !ok || !has(admitted[i], p.addr) || !othersServe(admitted[i], p.addr, held) {
 			continue
 		}
 		if d.out == nil {
@@ -156,6 +156,13 @@ func (d *Damper) admit(list []*catalog.Service, now time.Time) (admitted []*cata
 		admitted[i], d.out, next = &without, append(d.out, p), d.damped[p].until
 	}
 	return admitted, next
+}
+
+// othersServe reports whether a service has another server that the source tells of.
+func othersServe(s *catalog.Service, but netip.AddrPort, held []Held) bool {
+	return slices.ContainsFunc(s.Servers, func(v catalog.Server) bool {
+		return v.Addr != but && !slices.ContainsFunc(held, func(h Held) bool { return h.Service.Key == s.Key && h.Server.Addr == v.Addr })
+	})
 }
 
 // Problems tells who is held out.

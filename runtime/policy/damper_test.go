@@ -43,9 +43,9 @@ func TestDamper(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := &Damper{Limit: c.limit}
-			d.Next(list(c.steps[0].told), start)
+			d.Next(list(c.steps[0].told), nil, start)
 			for _, s := range c.steps {
-				got, next := d.Next(list(s.told), start.Add(time.Duration(s.at)*time.Second))
+				got, next := d.Next(list(s.told), nil, start.Add(time.Duration(s.at)*time.Second))
 				seconds := 0
 				if !next.IsZero() {
 					seconds = int(next.Sub(start) / time.Second)
@@ -61,18 +61,40 @@ func TestDamper(t *testing.T) {
 	}
 }
 
+func TestDamperHoldsNobodyOutForWhatIsHeld(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	all, without := list("80:1,2,3"), list("80:1,3")
+	held := func(servers ...int) (out []Held) {
+		for _, i := range servers {
+			out = append(out, Held{Service: all[0], Server: all[0].Servers[i]})
+		}
+		return out
+	}
+	for want, held := range map[string][]Held{"80:1,3": held(0), "80:1,2,3": held(0, 2)} {
+		d := &Damper{Limit: 1}
+		for range 2 {
+			d.Next(without, nil, now)
+			d.Next(all, nil, now)
+		}
+		d.Next(without, nil, now)
+		if got, _ := d.Next(all, held, now); short(got) != want {
+			t.Errorf("%d servers are held: %q, want %q", len(held), short(got), want)
+		}
+	}
+}
+
 func TestDamperForgetsWhatIsQuiet(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	d := &Damper{Limit: 3}
-	d.Next(nil, now)
+	d.Next(nil, nil, now)
 	for range 2 {
-		d.Next(list("80:1,2,3"), now)
-		d.Next(nil, now)
+		d.Next(list("80:1,2,3"), nil, now)
+		d.Next(nil, nil, now)
 	}
 	if len(d.flaps) != 3 {
 		t.Errorf("%d are remembered", len(d.flaps))
 	}
-	d.Next(list("81:1"), now.Add(sweepSpan))
+	d.Next(list("81:1"), nil, now.Add(sweepSpan))
 	if len(d.flaps) != 1 {
 		t.Errorf("%d are remembered after a minute", len(d.flaps))
 	}

@@ -26,6 +26,6 @@ func (l *Loop) weighedOf(name string) weighed {
 // weigh replaces what counts of a source.
 func (l *Loop) weigh(name string, kept policy.Kept, damper *policy.Damper) {
 	w := &weighed{kept: kept, damper: damper}
-	w.services, w.letIn = damper.Next(kept.Services, time.Now())
+	w.services, w.letIn = damper.Next(kept.Services, kept.Held, time.Now())
 	l.weighed[name] = w
 }
