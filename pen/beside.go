@@ -3,6 +3,7 @@ package pen
 import (
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
@@ -45,6 +46,9 @@ func (d *Driver) Running(ctx context.Context) (catalog.Places, error) {
 	out := catalog.Places{}
 	for _, p := range pens {
 		if t, err := d.servers(ctx, p); err == nil {
+			if out[p.key] == nil {
+				out[p.key] = map[netip.AddrPort]bool{} // of one that has no servers that is known, too
+			}
 			for _, addr := range t.slots {
 				out.Add(p.key, addr)
 			}

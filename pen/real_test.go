@@ -113,6 +113,7 @@ func TestRealRunningTellsWhatIsServed(t *testing.T) {
 	r.apply(udp(ports[0], b), udp(ports[1]))
 	want := catalog.Places{}
 	want.Add(catalog.Key{Port: ports[0], Proto: catalog.UDP}, b)
+	want[catalog.Key{Port: ports[1], Proto: catalog.UDP}] = map[netip.AddrPort]bool{}
 	if got, err := r.driver.Running(t.Context()); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, %v, want %v", got, err, want)
 	}

@@ -25,7 +25,8 @@ import (
 const (
 	stateFormat = 1
 	saveEvery   = 30 * time.Second // at most, but for services that are new or gone; which servers there are, the proxies know too
-	saveAge     = 10 * time.Minute // how old the time of a reading may be that is written down
+	saveLook    = 10 * time.Second // how often it is looked at whether there is something to write down
+	saveAge     = time.Minute      // how old the time of a reading may be that is written down
 	unusable    = ".unusable"      // is added to the name of a state file that cannot be read
 )
 
@@ -105,7 +106,7 @@ func stateText(sources []reconcile.SourceState) ([]byte, error) {
 // saveState writes down what counts of the sources, whenever that has changed, until ctx ends and once more then.
 func (i *instance) saveState(ctx context.Context) {
 	var s saved
-	ticker := time.NewTicker(saveEvery)
+	ticker := time.NewTicker(saveLook)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
 		select {
@@ -150,11 +151,11 @@ func (s *saved) due(now []reconcile.SourceState, last bool) bool {
 }
 
 func (s *saved) write(path string, now []reconcile.SourceState, log *slog.Logger) {
+	s.tried = time.Now()
 	text, err := stateText(now)
 	if err == nil {
 		err = host.WriteFile(path, text, 0o640)
 	}
-	s.tried = time.Now()
 	if err == nil {
 		s.sources, s.failed = now, ""
 		return
@@ -178,12 +179,12 @@ func (i *instance) recall() {
 	if err != nil {
 		i.log.Warn("what the proxies serve is not known: what was saved counts", "err", err)
 	}
-	i.loop.Recall(asServed(saved, running, time.Now()))
+	i.loop.Recall(asServed(saved, running))
 }
 
 // asServed gives what was saved, in which services that the proxies serve have the servers that they have there, and those whose ports are
 // closed there are gone: what was saved is some seconds older than that.
-func asServed(saved []catalog.Snapshot, running catalog.Places, now time.Time) []catalog.Snapshot {
+func asServed(saved []catalog.Snapshot, running catalog.Places) []catalog.Snapshot {
 	owner := map[catalog.Key]string{} // of several sources one has the port
 	for _, s := range slices.Backward(slices.SortedStableFunc(slices.Values(saved), byPriority)) {
 		for _, was := range s.Services {
@@ -199,7 +200,7 @@ func asServed(saved []catalog.Snapshot, running catalog.Places, now time.Time) [
 			case !served || owner[was.Key] != s.Source:
 				out[i].Services = append(out[i].Services, was)
 			case len(addrs) > 0:
-				out[i].Services, out[i].Heard = append(out[i].Services, withServers(was, addrs)), now
+				out[i].Services = append(out[i].Services, withServers(was, addrs))
 			}
 		}
 	}

@@ -119,7 +119,7 @@ func TestWhatWasSavedIsCorrectedByWhatIsServed(t *testing.T) {
 	running.Add(catalog.Key{Port: 82, Proto: catalog.TCP}, at("10.0.0.5:1"))
 	running[catalog.Key{Port: 83, Proto: catalog.TCP}] = nil
 	want := []catalog.Server{{Addr: at("10.0.0.1:1"), Weight: 7}, {Addr: at("10.0.0.4:1"), Weight: catalog.DefaultWeight}}
-	got := asServed(saved, running, time.Unix(9, 0))
+	got := asServed(saved, running)
 	if len(got) != 1 || got[0].Source != "marathon" || len(got[0].Services) != 2 || got[0].Services[1] != saved[0].Services[2] || !slices.Equal(got[0].Services[0].Servers, want) {
 		t.Errorf("got %+v, want web with %v", got, want)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -142,20 +143,24 @@ func (d drivers) all() []driver {
 	return []driver{d.haproxy, d.pen}
 }
 
-// running gives the servers that the proxies serve. The error says why that is not known.
+// running gives the servers that the proxies serve, as far as they tell. The error says why that is not all.
 func (d drivers) running() (catalog.Places, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), runningWait)
-	defer cancel()
-	out, err := d.pen.Running(ctx)
-	if err != nil || d.haproxy == nil {
-		return out, err
+	out, errs := catalog.Places{}, error(nil)
+	ask := func(running func(context.Context) (catalog.Places, error)) {
+		ctx, cancel := context.WithTimeout(context.Background(), runningWait)
+		defer cancel()
+		some, err := running(ctx)
+		maps.Copy(out, some) // no service is in both
+		errs = errors.Join(errs, err)
 	}
-	more, err := d.haproxy.Running(ctx)
-	maps.Copy(out, more) // no service is in both
-	return out, err
+	if d.haproxy != nil {
+		ask(d.haproxy.Running)
+	}
+	ask(d.pen.Running)
+	return out, errs
 }
 
-// runningWait bounds how long proxies are asked at the start what they serve.
+// runningWait bounds how long the proxies of one kind are asked at the start what they serve.
 const runningWait = 5 * time.Second
 
 // forLoop gives them as the loop sees them.

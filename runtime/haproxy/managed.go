@@ -187,12 +187,12 @@ func (m *managed) showProc(ctx context.Context) (string, error) {
 }
 
 // elders asks the master, whose list is right in other containers too. It cannot be reached for a moment after each reload.
-func (m *managed) elders(ctx context.Context, _ int) ([]int, error) {
+func (m *managed) elders(ctx context.Context, serves int) ([]int, error) {
 	text, err := m.socket.master(ctx, "show proc")
 	if err == nil && !strings.Contains(text, "worker") {
 		err = errUnanswered
 	}
-	return oldWorkers(text), err
+	return oldWorkers(text, serves), err
 }
 
 func (m *managed) end(worker int) error { return endWorker(worker, m.config) }

@@ -101,10 +101,11 @@ func TestOldWorkersOfShowProc(t *testing.T) {
 	for text, want := range map[string]int{
 		"":   0,
 		head: 0,
-		head + "# old workers\n10      worker          2               0d00h00m05s     2.6.12\n11      worker          1               0d00h00m03s     2.6.12\n# programs\n\n": 2,
-		head + "# old workers\n10      worker          [was: 1]        1     0d00h00m05s     2.2.9\n# programs\n20      x          -\n":                                        1,
+		head + "# old workers\n10      worker          2               0d00h00m05s     2.6.12\n11      worker          1               0d00h00m03s     2.6.12\n# programs\n\n":                     2,
+		head + "# old workers\n10      worker          [was: 1]        1     0d00h00m05s     2.2.9\n# programs\n20      x          -\n":                                                            1,
+		"#<PID>\n9       master          0               1     0d00h00m05s     2.2.9\n# workers\n# old workers\n12      worker          [was: 1]        1     0d00h00m05s     2.2.9\n# programs\n": 0, // a reload has failed
 	} {
-		if got := oldWorkers(text); len(got) != want {
+		if got := oldWorkers(text, 12); len(got) != want {
 			t.Errorf("%d old workers %v, want %d, in\n%s", len(got), got, want, text)
 		}
 	}

@@ -285,6 +285,8 @@ func (d *Driver) next(v view) time.Duration {
 		}
 	}
 	switch {
+	case v.blocked != nil:
+		within(lookAgain)
 	case len(v.plan.reloads) > 0 && d.crowd.full != "":
 		within(d.crowd.again.Sub(now))
 	case len(v.plan.reloads) > 0:

@@ -162,8 +162,8 @@ func (c *crowd) problems() []catalog.Problem {
 		"; give it a higher value where there is memory for it, or end them"}}
 }
 
-// oldWorkers reads the old workers off the master's `show proc`.
-func oldWorkers(text string) []int {
+// oldWorkers reads the old workers off the master's `show proc`. After a reload that failed, 2.2 lists the worker that serves among them.
+func oldWorkers(text string, serves int) []int {
 	var out []int
 	_, list, _ := strings.Cut(text, "# old workers\n")
 	for line := range strings.Lines(list) {
@@ -171,7 +171,7 @@ func oldWorkers(text string) []int {
 		if len(words) < 2 || words[0] == "#" {
 			break // what else the master has
 		}
-		if pid, err := strconv.Atoi(words[0]); err == nil && words[1] == "worker" {
+		if pid, err := strconv.Atoi(words[0]); err == nil && words[1] == "worker" && pid != serves {
 			out = append(out, pid)
 		}
 	}

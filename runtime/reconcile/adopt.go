@@ -34,7 +34,10 @@ func (l *Loop) Continue(old *Loop) {
 
 // inherit takes over what old knows of its sources. Nothing of old is changed.
 func (l *Loop) inherit(old *Loop) {
-	l.snaps, l.known = maps.Clone(old.snaps), old.known
+	l.snaps, l.known = maps.Clone(old.snaps), maps.Clone(old.known)
+	maps.DeleteFunc(l.known, func(name string, _ catalog.Snapshot) bool { // what has spoken, or is not configured, is known no longer
+		return old.source(name) == nil || !old.snaps[name].Succeeded.IsZero()
+	})
 	for name, w := range old.weighed {
 		kept := w.kept
 		if l.source(name) != old.source(name) { // which knows nothing of what is missing
@@ -59,7 +62,7 @@ func (l *Loop) Adopt(snaps []catalog.Snapshot) {
 	l.Wake()
 }
 
-// Recall tells what was known of the sources before the start, or was served then: at Heard. It counts for those that cannot be read, or
+// Recall tells what was known of the sources before the start. It counts for those that cannot be read, or
 // are silent for a second, until they have spoken, and what they then lack is doubted. Run must not have begun.
 func (l *Loop) Recall(snaps []catalog.Snapshot) {
 	l.known = map[string]catalog.Snapshot{}

@@ -35,6 +35,31 @@ func TestAdoptedSnapshotsAreAppliedAtOnce(t *testing.T) {
 	})
 }
 
+// A source that was taken out of the configuration and comes back weeks later is not stood in for by what was known at the start.
+func TestWhatWasKnownBeforeTheStartEndsWithTheSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file, gone, driver := newSource("file"), newSource("registrator"), newDriver("haproxy")
+		saved := []catalog.Snapshot{{Source: "registrator", Services: []*catalog.Service{service("old", 81, 1)}, Succeeded: time.Unix(1, 0)}}
+		r := start(t, Config{Sources: []Source{file, gone}, Drivers: []Driver{driver}}, func(l *Loop) { l.Recall(saved) })
+		file.say <- read(service("web", 80, 1))
+		gone.say <- read()
+		synctest.Wait()
+		r.stop()
+		for _, sources := range [][]Source{{file}, {file, gone}} {
+			driver = newDriver("haproxy")
+			r = resume(t, Config{Sources: sources, Drivers: []Driver{driver}}, r.loop)
+			synctest.Wait()
+			if len(sources) == 2 {
+				gone.say <- failed("no route")
+				time.Sleep(2 * standInAfter)
+			}
+			synctest.Wait()
+			driver.serves(t, "map[web 80/tcp:[10.0.0.1:31000]]")
+			r.stop()
+		}
+	})
+}
+
 // What was saved counts for those who cannot be read, and no longer than that; nobody waits for it.
 func TestWhatWasKnownBeforeTheStartStandsIn(t *testing.T) {
 	saved := []catalog.Snapshot{{Source: "marathon", Services: []*catalog.Service{service("web", 80, 2)}, Succeeded: time.Unix(1, 0)}}

@@ -59,7 +59,8 @@ type Resolver struct {
 type knownHost struct {
 	answer Answer    // the last good address, until the name is known not to exist
 	until  time.Time // when to ask again
-	gone   time.Time // when the name was first said not to exist; zero when it was not, or an address has come since
+	gone   time.Time // when the name was first said not to exist, and nothing else since; zero when it was not
+	said   time.Time // when that was said last
 }
 
 // New gives a resolver that knows nothing yet. A nil lookup is the system's.
@@ -116,23 +117,31 @@ func (r *Resolver) stale(hosts []string, now time.Time) ([]string, time.Duration
 
 // Late is the error of a reading that would drop servers because of names that cannot be resolved now, before any reading
 // has counted: those may be serving. After a while a few such names cost only their own servers, for they would
-// hold up all others; when it is half of the names or more, the resolver is at fault and nothing is concluded.
+// hold up all others; when it is half of the names or more, the resolver is at fault and nothing is concluded. Nor is it for long when
+// it says of all names that they do not exist; one alone may just be wrong.
 func (r *Resolver) Late(answers map[string]Answer, now time.Time) error {
-	var late []string
+	var late, none []string
 	for host, a := range answers {
-		if a.Temporary {
+		switch {
+		case a.Temporary:
 			late = append(late, host)
+		case a.Reason != "":
+			none = append(none, host)
 		}
 	}
+	vanished := len(none) == len(answers) && len(none) > 1
 	r.lock.Lock()
 	defer r.lock.Unlock()
-	if r.settled || len(late) == 0 {
+	if r.settled || len(late) == 0 && !vanished {
 		return nil
 	}
 	if r.began.IsZero() {
 		r.began = now
 	}
-	if now.Sub(r.began) >= strict && 2*len(late) < len(answers) {
+	switch took := now.Sub(r.began); {
+	case vanished && took < doubted:
+		return errors.New(answers[slices.Min(none)].Reason)
+	case vanished, took >= strict && 2*len(late) < len(answers):
 		return nil
 	}
 	return errors.New(answers[slices.Min(late)].Reason)
@@ -183,15 +192,16 @@ func (k knownHost) after(host string, addrs []netip.Addr, err error, now time.Ti
 	case err == nil && len(usables) > 0:
 		return knownHost{answer: Answer{Addr: pick(usables, k.answer.Addr)}, until: now.Add(Fresh)}
 	case err == nil, errors.As(err, &dns) && dns.IsNotFound:
-		if k.gone.IsZero() {
+		if k.gone.IsZero() || now.Sub(k.said) > doubted/2 { // nobody was asked for long
 			k.gone = now
 		}
+		next := knownHost{answer: Answer{Reason: fmt.Sprintf("its host %.100q has no address", host)}, until: now.Add(Retry), gone: k.gone, said: now}
 		if k.answer.Addr.IsValid() && now.Sub(k.gone) < doubted {
-			return knownHost{answer: k.answer, until: now.Add(Fresh / 2), gone: k.gone}
+			next.answer, next.until = k.answer, now.Add(Fresh/2)
 		}
-		return knownHost{answer: Answer{Reason: fmt.Sprintf("its host %.100q has no address", host)}, until: now.Add(Retry), gone: k.gone}
+		return next
 	case k.answer.Addr.IsValid():
-		return knownHost{answer: k.answer, until: now.Add(Fresh / 2), gone: k.gone}
+		return knownHost{answer: k.answer, until: now.Add(Fresh / 2)}
 	default:
 		reason := fmt.Sprintf("host %.100q cannot be resolved now: %s", host, Reason(err))
 		return knownHost{answer: Answer{Reason: reason, Temporary: true}, until: now.Add(Retry)}

@@ -67,10 +67,21 @@ func TestAddresses(t *testing.T) {
 		{"no such host loses it in the end", "agent", []step{
 			{0, &nameService{addrs: []string{"10.0.0.1"}}, "10.0.0.1", 1},
 			{2 * Fresh, &nameService{err: noSuchHost}, "10.0.0.1", 1},
-			{Fresh, &nameService{err: temporary}, "10.0.0.1", 1},
-			{doubted, &nameService{err: noSuchHost}, `its host "agent" has no address`, 1},
+			{doubted / 2, &nameService{err: noSuchHost}, "10.0.0.1", 1},
+			{doubted / 2, &nameService{err: noSuchHost}, `its host "agent" has no address`, 1},
 			{Retry / 2, &nameService{addrs: []string{"10.0.0.1"}}, `its host "agent" has no address`, 0},
 			{2 * Retry, &nameService{addrs: []string{"10.0.0.1"}}, "10.0.0.1", 1},
+		}},
+		{"an error ends the doubt", "agent", []step{
+			{0, &nameService{addrs: []string{"10.0.0.1"}}, "10.0.0.1", 1},
+			{2 * Fresh, &nameService{err: noSuchHost}, "10.0.0.1", 1},
+			{doubted / 2, &nameService{err: temporary}, "10.0.0.1", 1},
+			{doubted / 2, &nameService{err: noSuchHost}, "10.0.0.1", 1},
+		}},
+		{"so does that nobody asked", "agent", []step{
+			{0, &nameService{addrs: []string{"10.0.0.1"}}, "10.0.0.1", 1},
+			{2 * Fresh, &nameService{err: noSuchHost}, "10.0.0.1", 1},
+			{doubted, &nameService{err: noSuchHost}, "10.0.0.1", 1},
 		}},
 		{"an address ends the doubt", "agent", []step{
 			{0, &nameService{addrs: []string{"10.0.0.1"}}, "10.0.0.1", 1},

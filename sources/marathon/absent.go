@@ -27,7 +27,7 @@ const longestAbsence = 24 * time.Hour
 // where as many run as the app wants. then is what was known when the tasks were; the answer must have been taken in.
 func (f *fleet) compare(known entry, then world, answer app, now time.Time) {
 	id := cmp.Or(answer.ID, known.app.ID)
-	f.shortNow(id, !answer.complete() || answer.unheard() || f.world(now).nameless(answer))
+	f.shortNow(id, f.incomplete(answer, now))
 	if answer.complete() {
 		f.absentNow(id, nil)
 		return
@@ -82,7 +82,12 @@ func (a app) complete() bool {
 	return float64(running) >= *a.Instances
 }
 
-// shortNow notes whether an app's answer may lack tasks, or what makes them servers.
+// incomplete reports whether an app's answer may lack tasks, or what makes them servers.
+func (f *fleet) incomplete(a app, now time.Time) bool {
+	return !a.complete() || a.unheard() || f.world(now).nameless(a)
+}
+
+// shortNow notes whether an app's answer was incomplete.
 func (f *fleet) shortNow(id string, short bool) {
 	if short == f.short[id] {
 		return

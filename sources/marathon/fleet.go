@@ -53,8 +53,21 @@ type reading struct {
 }
 
 func newFleet(source string, groupSize int) *fleet {
-	return &fleet{source: source, groupSize: groupSize, apps: map[string]entry{}, ended: map[string]time.Time{}, beliefs: beliefs{},
-		versions: map[versionKey]versionAnswer{}, hosts: map[string]hostname.Answer{}, board: newBoard(), complaints: map[string][]catalog.Problem{}, unlisted: map[string]words{}, told: map[string]bool{}, absent: absences{}, short: map[string]bool{}}
+	return &fleet{
+		source:     source,
+		groupSize:  groupSize,
+		apps:       map[string]entry{},
+		ended:      map[string]time.Time{},
+		beliefs:    beliefs{},
+		versions:   map[versionKey]versionAnswer{},
+		hosts:      map[string]hostname.Answer{},
+		board:      newBoard(),
+		complaints: map[string][]catalog.Problem{},
+		unlisted:   map[string]words{},
+		told:       map[string]bool{},
+		absent:     absences{},
+		short:      map[string]bool{},
+	}
 }
 
 func (f *fleet) world(now time.Time) world {
@@ -249,17 +262,6 @@ func (f *fleet) unready(apps []app) []string {
 	var out []string
 	for _, a := range apps {
 		if len(a.Readiness) > 0 && slices.ContainsFunc(a.tasks, func(t task) bool { return t.running() && !a.ready(t) }) {
-			out = append(out, a.ID)
-		}
-	}
-	return out
-}
-
-// unresolved gives the apps with running tasks on hosts whose addresses cannot be had now.
-func (f *fleet) unresolved(apps []app) []string {
-	var out []string
-	for _, a := range apps {
-		if slices.ContainsFunc(a.tasks, func(t task) bool { return t.running() && f.hosts[t.Host].Temporary }) {
 			out = append(out, a.ID)
 		}
 	}

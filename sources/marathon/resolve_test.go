@@ -65,6 +65,12 @@ func TestTheFirstReadingWaitsForNamesThatCannotBeResolvedNow(t *testing.T) {
 		{"a name that does not exist is no reason to wait", []step{
 			{0, []string{"h1", "h2"}, names{"h1": "10.0.0.1", "h2": ""}, head + one + "! on-h2: port 0 of the task is left out: its host \"h2\" has no address\n"},
 		}},
+		{"that none exists is the name server's fault, for ten minutes", []step{
+			{0, []string{"h1", "h2"}, names{"h1": "", "h2": ""}, "error its host \"h1\" has no address"},
+			{9 * time.Minute, []string{"h1", "h2"}, names{"h1": "", "h2": ""}, "error its host \"h1\" has no address"},
+			{time.Minute, []string{"h1", "h2"}, names{"h1": "", "h2": ""}, head + "! on-h1: port 0 of the task is left out: its host \"h1\" has no address\n" +
+				"! on-h2: port 0 of the task is left out: its host \"h2\" has no address\n"},
+		}},
 		{"later a new name costs its task alone", []step{
 			{0, []string{"h1"}, known, head + one},
 			{2 * hostname.Fresh, []string{"h1", "h3"}, nil, head + one + left("h3")},

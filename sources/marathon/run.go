@@ -35,7 +35,8 @@ type run struct {
 	visits  chan visited
 	listing bool
 	away    map[string]bool // apps that are being asked for
-	first   int             // the replica that is asked for the list first
+	hosts   hostRetry
+	first   int // the replica that is asked for the list first
 	doubt   *doubt
 	pause   backoff
 
@@ -76,7 +77,8 @@ func newRun(config Config, reader *reader, out chan<- catalog.Snapshot) *run {
 	r := &run{config: config, reader: reader, pulse: newPulse(), out: out, pause: backoff{first: config.RetryPause},
 		fleet:  newFleet(config.Name, config.GroupSize),
 		agenda: newAgenda(config.Settle, time.Now().Add(time.Second)),
-		lists:  make(chan listed, 1), visits: make(chan visited, maxVisits), away: map[string]bool{}}
+		lists:  make(chan listed, 1), visits: make(chan visited, maxVisits), away: map[string]bool{},
+		hosts: hostRetry{answers: make(chan map[string]hostname.Answer, 1)}}
 	r.first = int(reader.client.preferred.Load())
 	r.last = config.snapshot()
 	return r
@@ -89,6 +91,7 @@ func (r *run) loop(ctx context.Context) error {
 	for {
 		next, out := r.news(time.Now())
 		r.ask(ctx, time.Now())
+		r.askHosts(ctx, time.Now())
 		timer.Reset(time.Until(r.next(time.Now())))
 		select {
 		case <-ctx.Done():
@@ -105,6 +108,8 @@ func (r *run) loop(ctx context.Context) error {
 		case v := <-r.visits:
 			delete(r.away, v.id)
 			r.takeVisit(ctx, v, time.Now())
+		case answers := <-r.hosts.answers:
+			r.takeHosts(answers, time.Now())
 		case <-timer.C:
 		}
 	}
@@ -122,6 +127,9 @@ func (r *run) next(now time.Time) time.Time {
 		sooner(r.agenda.next())
 	}
 	if at := r.agenda.nextVisit(now, r.away); r.failing == "" && !at.IsZero() {
+		sooner(at)
+	}
+	if at := r.hosts.next(); !at.IsZero() {
 		sooner(at)
 	}
 	return next
@@ -230,14 +238,12 @@ func (r *run) takeList(ctx context.Context, l listed, now time.Time) {
 // readinessPause is how long after an answer an app is asked for again whose new tasks are not ready yet.
 const readinessPause = time.Second
 
-// await has apps asked for again whose tasks wait to be ready, or for a name server to tell their addresses.
+// await has apps asked for again whose tasks wait to be ready, and hosts whose addresses could not be had.
 func (r *run) await(apps []app, now time.Time) {
 	for _, id := range r.fleet.unready(apps) {
 		r.agenda.visit(id, visit{at: now.Add(readinessPause)})
 	}
-	for _, id := range r.fleet.unresolved(apps) {
-		r.agenda.visit(id, visit{at: now.Add(hostname.Retry)})
-	}
+	r.hosts.await(r.fleet, apps, now)
 }
 
 // doubts reports whether an answer is to be confirmed by a list that is asked for later: it would leave less than half of the

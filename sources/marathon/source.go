@@ -138,7 +138,7 @@ func (s *Source) reader() *reader {
 func (s *Source) Run(ctx context.Context, out chan<- catalog.Snapshot) error {
 	r := newRun(s.config, s.reader(), out)
 	if s.before != nil { // an answer that lost most servers is no more believed for a new Run
-		r.reader, r.fleet, r.read, r.accepts = s.before.reader, s.before.fleet, s.before.read, s.before.accepts
+		r.reader, r.fleet, r.read, r.accepts, r.failing = s.before.reader, s.before.fleet, s.before.read, s.before.accepts, s.before.failing
 	}
 	defer func() { s.before = r }()
 	f := follower{client: s.client, pulse: r.pulse, silence: s.config.Silence, settle: s.config.Settle, retry: s.config.RetryPause}
