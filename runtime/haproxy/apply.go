@@ -8,20 +8,21 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 const (
-	maxTries      = 4                     // how often a pass acts and reads back before it reports what differs
-	stoppingFor   = time.Second           // how long an old worker may go on answering after a reload
-	stoppingAgain = 5 * time.Millisecond  // how soon another answer is asked for
-	lookAgain     = 5 * time.Second       // how often the holder of a taken port is looked for
-	deleteAgain   = 50 * time.Millisecond // how soon a removed server with connections is tried again, at first
-	deleteSlowest = time.Second           // and at last
-	livesSlowest  = 30 * time.Second      // one whose connections may go on for hours
-	afterFailure  = 25 * time.Millisecond // how soon everything is looked at after a failed reload, a few times
+	maxTries      = 4                      // how often a pass acts and reads back before it reports what differs
+	stoppingFor   = time.Second            // how long an old worker may go on answering after a reload
+	stoppingAgain = 5 * time.Millisecond   // how soon another answer is asked for
+	lookAgain     = 5 * time.Second        // how often the holder of a taken port is looked for
+	deleteAgain   = 250 * time.Millisecond // how soon a removed server with connections is tried again, at first
+	deleteSlowest = time.Second            // and at last
+	livesSlowest  = 30 * time.Second       // one whose connections may go on for hours
+	afterFailure  = 25 * time.Millisecond  // how soon everything is looked at after a failed reload, a few times
 )
 
 // view is what a pass knows: what is wanted, what is, and the difference.
@@ -111,6 +112,9 @@ func (d *Driver) view(ctx context.Context, want []*catalog.Service, seen *observ
 		return view{}, err
 	}
 	at := d.looking(d.touched(expected.sections), expected.sections)
+	if seen != nil && !seen.tellsOf(at.keys) {
+		seen = nil
+	}
 	v, err := d.viewOf(ctx, want, at, seen)
 	if err == nil && at.keys != nil && v.have.alive && (v.have.pid != d.last.pid || len(v.plan.reloads) > 0) {
 		return d.viewOf(ctx, want, d.looking(nil, nil), nil)
@@ -158,14 +162,17 @@ func (d *Driver) viewOf(ctx context.Context, want []*catalog.Service, at looking
 	}
 }
 
-// touched gives the services that differ from what was proven, in order; nil when nothing was.
+// touched gives the services that differ from what was proven, and those of which it is time to look at servers that are leaving, in
+// order; nil when nothing was proven.
 func (d *Driver) touched(want sections) []catalog.Key {
 	if d.resync.Load() || d.verified == nil {
 		return nil
 	}
-	keys := differing(want, d.verified)
+	keys, now := differing(want, d.verified), d.now()
 	for _, l := range d.leaving {
-		keys = append(keys, l.key)
+		if !now.Before(l.again(d.config.Drain)) {
+			keys = append(keys, l.key)
+		}
 	}
 	keys = slices.AppendSeq(keys, maps.Keys(d.taken))
 	slices.SortFunc(keys, catalog.Key.Compare)
@@ -173,13 +180,13 @@ func (d *Driver) touched(want sections) []catalog.Key {
 }
 
 // looking gives what is known before a look at services. Which frontends listen, and what limits servers have, is not looked at
-// where services are proven and nothing of the kind changes. A server that is leaving has the limit of its own day.
+// where services are proven and nothing of the kind changes. A server that was leaving and comes back has the limit of its own day.
 func (d *Driver) looking(keys []catalog.Key, want sections) looking {
 	at := looking{keys: keys, expected: d.built, load: d.structureOf}
 	sure := nothing()
 	for _, key := range keys {
 		was, is := d.verified.find(key), want.find(key)
-		if was == nil || is == nil || was.hash != is.hash || !sameLimits(was, is) || d.leaves(key) {
+		if was == nil || is == nil || was.hash != is.hash || !sameLimits(was, is) || d.returns(is) {
 			return at
 		}
 		sure.suppose(is)
@@ -190,10 +197,14 @@ func (d *Driver) looking(keys []catalog.Key, want sections) looking {
 	return at
 }
 
-// leaves reports whether a service has servers that are leaving.
-func (d *Driver) leaves(key catalog.Key) bool {
-	for _, l := range d.leaving {
-		if l.key == key {
+// returns reports whether a server that is leaving is wanted again. A service that is not wanted at all has no section.
+func (d *Driver) returns(s *section) bool {
+	if s == nil {
+		return false
+	}
+	for path, l := range d.leaving {
+		proxy, name, _ := strings.Cut(path, "/")
+		if l.key == s.key && slices.ContainsFunc(s.lines(proxy), func(line serverLine) bool { return line.name == name }) {
 			return true
 		}
 	}

@@ -19,9 +19,12 @@ func (d *Driver) hasten(ctx context.Context, want []*catalog.Service, r *catalog
 	if err != nil {
 		return nil // as the pass will find out
 	}
-	keys := d.touched(l.sections)
+	if d.resync.Load() || d.verified == nil {
+		return nil
+	}
+	keys := differing(l.sections, d.verified)
 	have := d.believed(keys)
-	if have == nil {
+	if have == nil || slices.ContainsFunc(keys, func(key catalog.Key) bool { return d.returns(l.sections.find(key)) }) {
 		return nil
 	}
 	p := makePlan(l.sections, l.outer, *have, keys, nil)
@@ -37,7 +40,7 @@ func (d *Driver) hasten(ctx context.Context, want []*catalog.Service, r *catalog
 	return seen
 }
 
-// believed gives what services were when they were proven; nil when one was not, or has servers that are leaving.
+// believed gives what services were when they were proven; nil when one was not.
 func (d *Driver) believed(keys []catalog.Key) *observed {
 	if len(keys) == 0 || len(keys) > manyKeys || d.last.hash == "" || d.last.hash != d.built.Hash {
 		return nil
@@ -46,7 +49,7 @@ func (d *Driver) believed(keys []catalog.Key) *observed {
 	have.info, have.alive, have.built, have.known = d.last, true, d.built, true
 	for _, key := range keys {
 		s := d.verified.find(key)
-		if s == nil || len(s.proxies) == 0 || d.leaves(key) {
+		if s == nil || len(s.proxies) == 0 {
 			return nil
 		}
 		have.suppose(s)

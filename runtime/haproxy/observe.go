@@ -22,6 +22,18 @@ type observed struct {
 	servers map[string]map[string]server // backends that were read, by server name
 	limits  map[string]map[string]server // whose limits need no look, by backend and name
 	deaf    bool                         // it runs, but not on its stats socket
+	keys    []catalog.Key                // services that were looked at, in order; nil for all
+}
+
+// tellsOf reports whether all services with these keys were looked at; nil is all there are.
+func (h *observed) tellsOf(keys []catalog.Key) bool {
+	if h.keys == nil || keys == nil {
+		return h.keys == nil
+	}
+	return !slices.ContainsFunc(keys, func(key catalog.Key) bool {
+		_, found := slices.BinarySearchFunc(h.keys, key, catalog.Key.Compare)
+		return !found
+	})
 }
 
 // cli is the stats socket; the tests have another.
@@ -83,7 +95,7 @@ func nothing() observed {
 // nothing of the services.
 func (at looking) hear(commands, answers []string) (have observed, asExpected bool, err error) {
 	have = nothing()
-	have.alive = true
+	have.alive, have.keys = true, at.keys
 	if have.info, err = parseInfo(plain(answers[0])); err != nil {
 		return have, false, err
 	}

@@ -254,15 +254,10 @@ func (d *Driver) next(v view) time.Duration {
 	}
 	now := d.now()
 	for _, l := range d.leaving {
-		age := now.Sub(l.since)
-		if v.plan.dialect.adds { // or else only a load deletes
-			slowest := deleteSlowest
-			if l.lives && age > d.config.Drain {
-				slowest = livesSlowest
-			}
-			within(min(max(deleteAgain, age), slowest))
-		}
-		if left := d.config.Drain - age; left > 0 {
+		switch left := d.config.Drain - now.Sub(l.since); {
+		case v.plan.dialect.adds:
+			within(l.again(d.config.Drain).Sub(now))
+		case left > 0: // only a load deletes
 			within(left)
 		}
 	}

@@ -101,8 +101,8 @@ func (w bench) requests(since map[string]int, changes float64) {
 type probe struct {
 	bench
 	app   string
-	port  int // of the service
-	other int // where the task that comes and goes listens
+	port  int   // of the service
+	other []int // where the task that comes and goes listens: each time elsewhere, as Marathon would have it
 	task  string
 }
 
@@ -115,13 +115,19 @@ const (
 // atATime is how many connections a task takes. With 1, HAProxy 2.6 now and then forgets a client in the queue that no other follows.
 const atATime = 2
 
+// otherPorts is how many ports the task has by turns.
+const otherPorts = 16
+
 // probe adds a service whose backends say who they are. Each takes few connections at a time, so that a client can wait for the next
 // task to come without asking again and again, which would take the processors from those that are measured.
 func (w bench) probe() *probe {
 	w.Helper()
 	ports, err := freeport.Get(1)
 	w.must(err)
-	p := &probe{bench: w, app: "/bench/probe", port: ports[0], other: w.backend(coming)}
+	p := &probe{bench: w, app: "/bench/probe", port: ports[0]}
+	for range otherPorts {
+		p.other = append(p.other, w.backend(coming))
+	}
 	w.site.Marathon.PutApp(fakemarathon.App{ID: p.app, HealthChecks: 1, Ports: []fakemarathon.PortMapping{{ServicePort: p.port}},
 		Labels: map[string]string{"com.meltwater.proxymatic.port.0.maxconn": strconv.Itoa(atATime)}})
 	w.site.Marathon.AddTask(p.app, fakemarathon.Task{Ports: []int{w.backend(usual)}, Health: []bool{true}})
@@ -202,7 +208,8 @@ func (p *probe) served(come func()) time.Duration {
 // add lets a task run, and then be alive, which makes it routable.
 func (p *probe) add() time.Duration {
 	p.Helper()
-	p.task = p.site.Marathon.AddTask(p.app, fakemarathon.Task{Ports: []int{p.other}}).ID
+	p.task = p.site.Marathon.AddTask(p.app, fakemarathon.Task{Ports: []int{p.other[0]}}).ID
+	p.other = append(p.other[1:], p.other[0])
 	return p.served(func() { p.site.Marathon.SetHealth(p.task, true) })
 }
 
@@ -235,7 +242,7 @@ func (p *probe) floor() []time.Duration {
 	var out []time.Duration
 	for range floorChanges {
 		out = append(out, p.served(func() {
-			p.tell(socket, fmt.Sprintf("add server %s 127.0.0.1:%d weight 128 maxconn %d; enable server %s", path, p.other, atATime, path))
+			p.tell(socket, fmt.Sprintf("add server %s 127.0.0.1:%d weight 128 maxconn %d; enable server %s", path, p.other[0], atATime, path))
 		}))
 		p.tell(socket, "disable server "+path)
 		p.must(stage.Until(p.ctx, func() error {
