@@ -12,9 +12,9 @@ import (
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
-// Plan observes the pens and tells what Apply would do now.
+// Plan observes all pens and tells what Apply would do now, had it to look at everything.
 func (d *Driver) Plan(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
-	v, err := d.view(want, d.resync.Load())
+	v, err := d.view(want, true)
 	if err != nil {
 		return catalog.Report{}, err
 	}

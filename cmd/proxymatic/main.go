@@ -14,6 +14,7 @@ import (
 )
 
 func main() {
+	signal.Ignore(syscall.SIGHUP) // it would end a run that does not listen yet, and the configuration is read in a moment anyway
 	p := program{stdout: os.Stdout, stderr: os.Stderr, notify: func(c chan<- os.Signal) {
 		signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
 	}}

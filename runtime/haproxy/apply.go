@@ -38,11 +38,11 @@ type view struct {
 	refused []refusedStep   // what HAProxy refused for as often as a pass tries
 }
 
-// Plan observes the proxy and tells what Apply would do now.
+// Plan observes all of the proxy and tells what Apply would do now, had it to look at everything.
 func (d *Driver) Plan(ctx context.Context, want []*catalog.Service) (catalog.Report, error) {
 	d.expireTaken()
 	d.expireRefused()
-	v, err := d.view(ctx, want, nil)
+	v, err := d.viewOf(ctx, want, d.looking(nil, nil), nil)
 	if err != nil {
 		return catalog.Report{}, err
 	}

@@ -117,3 +117,21 @@ func TestRealEveryKindOfDriftIsRepaired(t *testing.T) {
 		}
 	}
 }
+
+// What an operator did is told by a plan before it is repaired.
+func TestRealPlanTellsOfWhatSomebodyElseChanged(t *testing.T) {
+	h := newRig(t, nil)
+	s := service(freePorts(t, 1)[0], backend(t, "a"))
+	want := []*catalog.Service{s}
+	h.apply(want)
+	h.apply(want)
+	if h.driver.resync.Load() {
+		t.Fatal("everything would be looked at anyway")
+	}
+	if _, err := h.driver.cli.do(t.Context(), []string{"disable server " + listenName(s) + "/" + s.Servers[0].Addr.String()}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := h.driver.Plan(t.Context(), want); err != nil || len(r.Changes) != 1 {
+		t.Errorf("the plan is %+v, %v", r.Changes, err)
+	}
+}
