@@ -153,6 +153,29 @@ func TestRealConnectionsOfARemovedTaskEndWithTheDrainTime(t *testing.T) {
 	t.Fatal("the session outlives the drain time")
 }
 
+// However short before the end of the drain time somebody has tried.
+func TestRealTheEndOfTheDrainTimeCutsAtOnce(t *testing.T) {
+	h := newRig(t, nil)
+	p := freePorts(t, 1)[0]
+	l, addr := silent(t)
+	h.apply([]*catalog.Service{service(p, addr)})
+	needAdds(t, h)
+	newSession(t, p, l)
+	now := time.Now()
+	h.driver.now = func() time.Time { return now }
+	gone := []*catalog.Service{service(p, backend(t, "other"))}
+	h.apply(gone)
+	now = now.Add(h.driver.config.Drain - time.Millisecond)
+	h.apply(gone)
+	now = now.Add(time.Millisecond)
+	h.apply(gone)
+	for _, l := range h.driver.leaving { // it may need a moment to be deleted
+		if !l.tried.Equal(now) {
+			t.Errorf("it was tried %s before the end of the drain time, and not then", now.Sub(l.tried))
+		}
+	}
+}
+
 func TestRealDrainOfZeroCutsAtOnce(t *testing.T) {
 	h := newRig(t, func(c *Config) { c.Drain = 0 })
 	p := freePorts(t, 1)[0]

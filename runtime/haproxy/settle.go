@@ -193,7 +193,7 @@ func (d *Driver) deleteServers(ctx context.Context, v view) error {
 	var due []step
 	for _, s := range v.plan.deletes {
 		l, known := d.leaving[s.change.Server]
-		if known && d.now().Sub(l.tried) < deleteAgain/2 {
+		if known && d.now().Before(l.again(d.config.Drain)) {
 			continue
 		}
 		if known {
