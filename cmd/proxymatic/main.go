@@ -8,17 +8,27 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/pflag"
 )
 
 func main() {
+	shareProcessors()
 	signal.Ignore(syscall.SIGHUP) // it would end a run that does not listen yet, and the configuration is read in a moment anyway
 	p := program{stdout: os.Stdout, stderr: os.Stderr, notify: func(c chan<- os.Signal) {
 		signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
 	}}
 	os.Exit(p.main(context.Background(), os.Args[1:]))
+}
+
+// shareProcessors leaves the host's processors to what runs on it: this process takes one at a time, unless the environment
+// says otherwise. It waits for others most of the time, and threads that wake each other up cost more than they save.
+func shareProcessors() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
 }
 
 // program is the whole of proxymatic, apart from its process.

@@ -14,14 +14,11 @@ import (
 )
 
 const (
-	maxTries      = 4                      // how often a pass acts and reads back before it reports what differs
-	stoppingFor   = time.Second            // how long an old worker may go on answering after a reload
-	stoppingAgain = 5 * time.Millisecond   // how soon another answer is asked for
-	lookAgain     = 5 * time.Second        // how often the holder of a taken port is looked for
-	deleteAgain   = 250 * time.Millisecond // how soon a removed server with connections is tried again, at first
-	deleteSlowest = time.Second            // and at last
-	livesSlowest  = 30 * time.Second       // one whose connections may go on for hours
-	afterFailure  = 25 * time.Millisecond  // how soon everything is looked at after a failed reload, a few times
+	maxTries      = 4                     // how often a pass acts and reads back before it reports what differs
+	stoppingFor   = time.Second           // how long an old worker may go on answering after a reload
+	stoppingAgain = 5 * time.Millisecond  // how soon another answer is asked for
+	lookAgain     = 5 * time.Second       // how often the holder of a taken port is looked for
+	afterFailure  = 25 * time.Millisecond // how soon everything is looked at after a failed reload, a few times
 )
 
 // view is what a pass knows: what is wanted, what is, and the difference.

@@ -78,27 +78,6 @@ type Driver struct {
 	rechecks int                       // passes that still observe everything, soon after a failed reload
 }
 
-// leaving is a removed server whose connections have not ended.
-type leaving struct {
-	key   catalog.Key
-	since time.Time // or since it has not lived
-	tried time.Time // to delete it
-	lives bool      // a wanted server has its address: its connections go on until they end
-}
-
-// again is when to try once more to delete it: soon at first, then ever later, and when the drain time is over.
-func (l leaving) again(drain time.Duration) time.Time {
-	age, slowest := l.tried.Sub(l.since), deleteSlowest
-	if l.lives && age > drain {
-		slowest = livesSlowest
-	}
-	at, end := l.tried.Add(min(max(deleteAgain, age), slowest)), l.since.Add(drain)
-	if l.tried.Before(end) && end.Before(at) {
-		return end
-	}
-	return at
-}
-
 // maxSocketPath is HAProxy's limit: it binds a temporary name first, and renames it.
 const maxSocketPath = 97
 

@@ -52,14 +52,15 @@ func TestServerOfAProvenServiceIsAddedInOneBatch(t *testing.T) {
 	}
 }
 
-func TestServersAreRemovedAfterALook(t *testing.T) {
+// What only takes servers away is done on belief, too. Where others come in their place, or a port is closed, a look comes before.
+func TestServersAreRemovedInOneBatchUnlessOthersCome(t *testing.T) {
 	a := addrs("10.0.0.1:1", "10.0.0.2:2")
 	const off, del = "disable server s80.test-80/10.0.0.1:1", "del server s80.test-80/10.0.0.1:1"
 	for name, c := range map[string]struct {
 		from, to []netip.AddrPort
 		want     string // how the batches begin
 	}{
-		"one of two":  {a, a[1:], "show info | show servers state s80.test-80, " + off + " | " + del},
+		"one of two":  {a, a[1:], off + " | " + del},
 		"a successor": {a[:1], a[1:], "add server s80.test-80/10.0.0.2:2 10.0.0.2:2 weight 128 pool-max-conn -1 pool-purge-delay 5s | enable server s80.test-80/10.0.0.2:2, " + off + " | " + del},
 		"the last":    {a[:1], nil, "show info | show servers state s80.test-80, disable frontend s80.test-80 | " + off},
 	} {
@@ -74,6 +75,42 @@ func TestServersAreRemovedAfterALook(t *testing.T) {
 			}
 			if text := strings.Join(got, ", "); text != c.want {
 				t.Errorf("sent\n%s, want\n%s", text, c.want)
+			}
+		})
+	}
+}
+
+// Servers that still have connections are tried again in one batch, and by the way of a change of their service.
+func TestServersThatLeaveAreDeletedInOneBatch(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2", "10.0.0.3:3")
+	const del = "del server s80.test-80/10.0.0.1:1"
+	const add = "add server s80.test-80/10.0.0.3:3 10.0.0.3:3 weight 128 pool-max-conn -1 pool-purge-delay 5s | enable server s80.test-80/10.0.0.3:3"
+	for name, c := range map[string]struct {
+		after time.Duration
+		to    []netip.AddrPort
+		want  string // how the batch begins
+	}{
+		"when it is time":    {deleteAgain, a[1:2], del + " | show info"},
+		"at the end":         {time.Minute, a[1:2], "shutdown sessions server s80.test-80/10.0.0.1:1 | " + del + " | show info"},
+		"before it is time":  {deleteAgain / 3, a[1:2], "show info"},
+		"by the way":         {deleteAgain / 2, a[1:], add + " | " + del + " | show info"},
+		"just after the try": {deleteAgain / 3, a[1:], add + " | show info"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, d, sent := simulated(t, service(80, a[:2]...))
+			leaves := s.worker.proxies[0].servers[0]
+			leaves.conns = 1
+			if _, err := d.Apply(t.Context(), []*catalog.Service{service(80, a[1])}); err != nil {
+				t.Fatal(err)
+			}
+			leaves.conns = 0
+			s.pass(c.after)
+			sent.batches = nil
+			if _, err := d.Apply(t.Context(), []*catalog.Service{service(80, c.to...)}); err != nil {
+				t.Fatal(err)
+			}
+			if len(sent.batches) != 1 || !strings.HasPrefix(strings.Join(sent.batches[0], " | "), c.want) {
+				t.Errorf("sent %q, want one batch that begins with %s", sent.batches, c.want)
 			}
 		})
 	}

@@ -8,19 +8,18 @@ import (
 	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
-// touched gives the services that differ from what was proven, and those of which it is time to look at servers that are leaving, in
-// order; nil when nothing was proven.
+// touched gives the services that differ from what was proven, those that wait for a port, and those of which it is time to look at
+// servers that are leaving, in order; nil when nothing was proven.
 func (d *Driver) touched(want sections) []catalog.Key {
 	if d.resync.Load() || d.verified == nil {
 		return nil
 	}
-	keys, now := differing(want, d.verified), d.now()
-	for _, l := range d.leaving {
-		if !now.Before(l.again(d.config.Drain)) {
-			keys = append(keys, l.key)
-		}
-	}
-	keys = slices.AppendSeq(keys, maps.Keys(d.taken))
+	keys := slices.AppendSeq(differing(want, d.verified), maps.Keys(d.taken))
+	return sorted(slices.AppendSeq(keys, d.parting()))
+}
+
+// sorted gives each key once, in order.
+func sorted(keys []catalog.Key) []catalog.Key {
 	slices.SortFunc(keys, catalog.Key.Compare)
 	return slices.Compact(keys)
 }

@@ -22,6 +22,7 @@ type step struct {
 	key      catalog.Key
 	change   catalog.Change
 	commands []string
+	addr     netip.AddrPort // of the server that is deleted
 }
 
 // deletion reports whether the step deletes a server that is in maintenance, which nobody is told of.
@@ -168,7 +169,7 @@ func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *
 		if running[name].admin&adminMaint == 0 {
 			p.add(key, b, name, removeServer, "disable server "+path)
 		}
-		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: []string{"del server " + path}})
+		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: []string{"del server " + path}, addr: running[name].addr})
 	}
 	return waits
 }

@@ -1,0 +1,128 @@
+package haproxy
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
+)
+
+const (
+	deleteAgain   = 250 * time.Millisecond // how soon a removed server with connections is tried again, at first
+	deleteSlowest = time.Second            // and at last
+	livesSlowest  = 30 * time.Second       // one whose connections may go on for hours
+)
+
+// leaving is a removed server whose connections have not ended. It stays in maintenance, where it gets no new ones, until they end or
+// the drain time is over.
+type leaving struct {
+	key   catalog.Key
+	addr  netip.AddrPort
+	since time.Time // or since it has not lived
+	tried time.Time // to delete it
+	lives bool      // a wanted server has its address: its connections go on until they end
+}
+
+// again is when a pass is made to try once more to delete it: soon at first, then ever later, and when the drain time is over.
+func (l leaving) again(drain time.Duration) time.Time {
+	age, slowest := l.tried.Sub(l.since), deleteSlowest
+	if l.lives && age > drain {
+		slowest = livesSlowest
+	}
+	at, end := l.tried.Add(min(max(deleteAgain, age), slowest)), l.since.Add(drain)
+	if l.tried.Before(end) && end.Before(at) {
+		return end
+	}
+	return at
+}
+
+// mayTry reports whether a pass that is made anyway tries to delete it: from the middle of the time until one is made for it.
+func (l leaving) mayTry(now time.Time, drain time.Duration) bool {
+	return now.Sub(l.tried) >= l.again(drain).Sub(l.tried)/2
+}
+
+// parting gives the services that have a server for which a pass is to be made now.
+func (d *Driver) parting() iter.Seq[catalog.Key] {
+	now := d.now()
+	return func(yield func(catalog.Key) bool) {
+		for _, l := range d.leaving {
+			if !now.Before(l.again(d.config.Drain)) && !yield(l.key) {
+				return
+			}
+		}
+	}
+}
+
+// withDeletions gives a plan's steps, and the deletions that may be tried behind them.
+func (d *Driver) withDeletions(v view) []step { return slices.Concat(v.plan.steps, d.deletions(v)) }
+
+// deletions gives a plan's deletions of servers that may be tried now. Most servers have no connections when they are removed, and go
+// at once; those that have some when the drain time is over lose them.
+func (d *Driver) deletions(v view) []step {
+	now := d.now()
+	var due []step
+	for _, s := range v.plan.deletes {
+		l, known := d.leaving[s.change.Server]
+		if known && !l.mayTry(now, d.config.Drain) {
+			continue
+		}
+		lived, lives := l.lives, v.lives(s)
+		if l.lives = lives; !known || lived && !lives {
+			l.since = now // it leaves now, perhaps under its other name
+		}
+		if known {
+			d.leaving[s.change.Server] = l
+		}
+		if !lives && now.Sub(l.since) >= d.config.Drain {
+			s = s.cutting()
+		}
+		due = append(due, s)
+	}
+	return due
+}
+
+// cutting gives a deletion that cuts the server's connections first.
+func (s step) cutting() step {
+	s.commands = slices.Concat([]string{"shutdown sessions server " + s.change.Server}, s.commands)
+	return s
+}
+
+// lives reports whether the server of a deletion has the address of one that is wanted in the same proxy: then it is the same task
+// under another name, as when its check was switched on, and nothing that it does may be cut.
+func (v view) lives(s step) bool {
+	proxy, _, _ := strings.Cut(s.change.Server, "/")
+	return slices.ContainsFunc(v.layout.sections.find(s.key).lines(proxy), func(line serverLine) bool { return line.addr == s.addr })
+}
+
+// deleteServers tries to delete the removed servers.
+func (d *Driver) deleteServers(ctx context.Context, v view) error {
+	maps.DeleteFunc(d.leaving, func(path string, l leaving) bool { // it has left, or is wanted again
+		looked := v.keys == nil || slices.Contains(v.keys, l.key)
+		return looked && !slices.ContainsFunc(v.plan.deletes, func(s step) bool { return s.change.Server == path })
+	})
+	if _, _, err := d.act(ctx, d.deletions(v), d.looking(nil, nil), nil); err != nil {
+		d.Resync()
+		return fmt.Errorf("delete servers: %w", err)
+	}
+	return nil
+}
+
+// noteDeletion keeps a server that could not be deleted yet. 2.6 answers "Server still has connections attached to it, cannot
+// remove it."; one that others refer to stays in maintenance until the next reload.
+func (d *Driver) noteDeletion(s step, refused string) {
+	if refused == "" || refused == "No such server." {
+		delete(d.leaving, s.change.Server)
+		return
+	}
+	l, known := d.leaving[s.change.Server]
+	if l.key, l.addr, l.tried = s.key, s.addr, d.now(); !known {
+		l.since = l.tried
+	}
+	d.leaving[s.change.Server] = l
+}
