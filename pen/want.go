@@ -50,8 +50,8 @@ func (v *view) note(subject, reason string) {
 	}
 }
 
-// sieve finds the UDP services of a list. Thousands that are HAProxy's may be among them: at one that was in the list before it looks
-// by its pointer alone.
+// sieve finds the UDP services of a list. Thousands that are HAProxy's may be among them: those that were in the list before are not
+// looked at. Lists are in the order of their keys, with one service each.
 type sieve struct {
 	all, udp []*catalog.Service // of the last time
 }
@@ -61,25 +61,33 @@ func (s *sieve) udpOf(want []*catalog.Service) []*catalog.Service {
 		return s.udp
 	}
 	was, out := *s, []*catalog.Service(nil)
-	for _, w := range want {
-		for len(was.all) > 0 && was.all[0] != w && was.all[0].Key.Compare(w.Key) <= 0 {
-			was.next() // gone, or another now
+	for rest := want; len(rest) > 0; {
+		if same := catalog.InStep(rest, was.all); same > 0 {
+			out = append(out, was.next(same)...)
+			rest = rest[same:]
+			continue
 		}
-		known := len(was.all) > 0 && was.all[0] == w
-		if known && was.next() || !known && w.Proto == catalog.UDP {
+		w := rest[0]
+		if len(was.all) > 0 && was.all[0].Key.Compare(w.Key) <= 0 {
+			was.next(1) // gone, or another now
+			continue
+		}
+		if w.Proto == catalog.UDP {
 			out = append(out, w)
 		}
+		rest = rest[1:]
 	}
 	*s = sieve{want, out}
 	return out
 }
 
-// next drops the first service and reports whether it is one of UDP.
-func (s *sieve) next() bool {
-	udp := len(s.udp) > 0 && s.udp[0] == s.all[0]
-	if udp {
-		s.udp = s.udp[1:]
+// next drops the first n services and gives those of UDP among them.
+func (s *sieve) next(n int) []*catalog.Service {
+	last, udp := s.all[n-1].Key, 0
+	for udp < len(s.udp) && s.udp[udp].Key.Compare(last) <= 0 {
+		udp++
 	}
-	s.all = s.all[1:]
-	return udp
+	out := s.udp[:udp]
+	s.all, s.udp = s.all[n:], s.udp[udp:]
+	return out
 }

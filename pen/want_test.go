@@ -130,6 +130,7 @@ func TestTheSieveFindsUDP(t *testing.T) {
 				want = append(want, make(uint16(rapid.IntRange(1, 6).Draw(t, "port"))))
 			}
 			catalog.Sort(want)
+			want = slices.CompactFunc(want, func(a, b *catalog.Service) bool { return a.Key == b.Key }) // as a Decision is
 			got, again := s.udpOf(want), s.udpOf(want)
 			wanted := slices.DeleteFunc(slices.Clone(want), func(s *catalog.Service) bool { return s.Proto != catalog.UDP })
 			if !slices.Equal(got, wanted) || !slices.Equal(again, wanted) {

@@ -228,7 +228,17 @@ func withServers(was *catalog.Service, addrs map[netip.AddrPort]bool) *catalog.S
 
 // sameKeys reports whether there are the same services.
 func sameKeys(a, b reconcile.SourceState) bool {
-	return a.Name == b.Name && slices.EqualFunc(a.Services, b.Services, func(a, b *catalog.Service) bool { return a == b || a.Key == b.Key })
+	if a.Name != b.Name || len(a.Services) != len(b.Services) {
+		return false
+	}
+	for i := 0; ; i++ {
+		if i += catalog.InStep(a.Services[i:], b.Services[i:]); i == len(a.Services) {
+			return true
+		}
+		if a.Services[i].Key != b.Services[i].Key {
+			return false
+		}
+	}
 }
 
 // savedAlike reports whether nothing of a source has to be written down anew.

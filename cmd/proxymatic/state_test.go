@@ -127,3 +127,31 @@ func TestWhatWasSavedIsCorrectedByWhatIsServed(t *testing.T) {
 		t.Errorf("what was saved has changed to %v", was)
 	}
 }
+
+func TestSameKeys(t *testing.T) {
+	of := func(ports ...uint16) reconcile.SourceState {
+		s := reconcile.SourceState{Name: "marathon"}
+		for _, p := range ports {
+			s.Services = append(s.Services, &catalog.Service{Key: catalog.Key{Port: p, Proto: catalog.TCP}})
+		}
+		return s
+	}
+	a := of(1, 2, 3)
+	changed := reconcile.SourceState{Name: a.Name, Services: []*catalog.Service{a.Services[0], of(2).Services[0], a.Services[2]}}
+	for name, c := range map[string]struct {
+		b    reconcile.SourceState
+		want bool
+	}{
+		"itself":                {a, true},
+		"one is in another way": {changed, true},
+		"all are":               {of(1, 2, 3), true},
+		"another one":           {of(1, 2, 4), false},
+		"one more":              {of(1, 2, 3, 4), false},
+		"one less":              {of(1, 2), false},
+		"another source":        {reconcile.SourceState{Name: "file", Services: a.Services}, false},
+	} {
+		if got := sameKeys(a, c.b); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

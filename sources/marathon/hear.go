@@ -217,7 +217,7 @@ func (f *fleet) unsay(known entry, instance string, said word) {
 	known = f.own(known)
 	delete(known.words, instance)
 	if said.born != nil && !said.gone {
-		known.words[instance] = word{task: said.task, born: said.born, until: said.until}
+		known.words = known.words.with(instance, word{task: said.task, born: said.born, until: said.until})
 	}
 	f.apps[known.app.ID] = known
 }
@@ -227,19 +227,17 @@ func (f *fleet) unsay(known entry, instance string, said word) {
 func (f *fleet) say(known entry, e event, said word) {
 	said.task = e.TaskID
 	known = f.own(known)
-	known.words[e.instance()] = said
+	known.words = known.words.with(e.instance(), said)
 	known.app.tasks = said.among(known.app, e)
 	f.apps[known.app.ID] = known
 }
 
-// own gives an entry whose words and tasks may be written to, until it is settled.
+// own gives an entry whose tasks may be written to, until it is settled.
 func (f *fleet) own(known entry) entry {
 	if f.told[known.app.ID] {
 		return known
 	}
 	f.told[known.app.ID] = true
-	known.words = known.words.with("", word{})
-	delete(known.words, "")
 	known.app.tasks = slices.Clone(known.app.tasks)
 	return known
 }

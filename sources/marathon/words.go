@@ -37,7 +37,7 @@ const (
 )
 
 // words are what events said of an app's tasks, by instance, since the answer that is known was asked for or shortly before.
-// They are replaced, never written to.
+// They belong to the last fleet that took them over.
 type words map[string]word
 
 // of gives what was said of an instance, if it still holds.
@@ -48,13 +48,13 @@ func (w words) of(instance string, now time.Time) word {
 	return word{}
 }
 
+// with gives the words with another one, in the same memory.
 func (w words) with(instance string, said word) words {
-	next := maps.Clone(w)
-	if next == nil {
-		next = words{}
+	if w == nil {
+		w = words{}
 	}
-	next[instance] = said
-	return next
+	w[instance] = said
+	return w
 }
 
 // holding gives those that hold against an answer that was asked for at that time.
