@@ -65,11 +65,8 @@ func load(flags *pflag.FlagSet) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	if err := s.readFile(); err != nil {
-		return Config{}, err
-	}
 	c := Config{}
-	if err := s.read(&c, options()); err != nil {
+	if err := errors.Join(s.readFile(), s.read(&c, options())); err != nil {
 		return Config{}, err
 	}
 	c.File = s.file
@@ -216,17 +213,17 @@ func (s *settings) readFile() error {
 	s.file = name
 	values, err := parseFile(text)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		err = fmt.Errorf("%s: %w", name, err)
 	}
 	for key := range values {
 		if s.source[key] == "" {
 			s.source[key] = name
 		}
 	}
-	return s.viper.MergeConfigMap(values)
+	return errors.Join(err, s.viper.MergeConfigMap(values))
 }
 
-// parseFile gives the keys of a YAML file that have a value. Keys are compared as they are written, and duplicates are
+// parseFile gives the keys of a YAML file that have a value; beside an error, those that are known. Keys are compared as they are written, and duplicates are
 // errors of the YAML library: viper folds case and keeps any one.
 func parseFile(text []byte) (map[string]any, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
@@ -245,10 +242,11 @@ func parseFile(text []byte) (map[string]any, error) {
 	}
 	var errs []error
 	for _, key := range sortedKeys(values) {
-		if !slices.Contains(keys, key) {
+		known := slices.Contains(keys, key)
+		if !known {
 			errs = append(errs, fmt.Errorf("unknown key %q; did you mean %q?", key, meant(key, keys)))
 		}
-		if values[key] == nil {
+		if !known || values[key] == nil {
 			delete(values, key)
 		}
 	}

@@ -167,6 +167,7 @@ func TestErrorsNameTheSettingAndItsPlace(t *testing.T) {
 		{"refresh-intervall: 1", `FILE: unknown key "refresh-intervall"; did you mean "refresh-interval"?`},
 		{"REGISTRATOR: x", `FILE: unknown key "REGISTRATOR"; did you mean "registrator"?`},
 		{"pen_user: x\nmarathon-url: x", "FILE: unknown key \"marathon-url\"; did you mean \"marathon\"?\nunknown key \"pen_user\"; did you mean \"pen-user\"?"},
+		{"refresh-intervall: 1\npen-servers: 0", "FILE: unknown key \"refresh-intervall\"; did you mean \"refresh-interval\"?\n--pen-servers (from FILE): \"0\": want a whole number from 1"},
 		{"haproxy.check: x", `FILE: unknown key "haproxy.check"; did you mean "haproxy-check"?`},
 		{"drain: 1\ndrain: 2", "FILE: yaml: unmarshal errors:\n  line 2: mapping key \"drain\" already defined at line 1"},
 		{"drain: 1\n---\ndrain: 2", "FILE: want one YAML document, not several"},
