@@ -295,9 +295,11 @@ func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.R
 			switch {
 			case s.deletion():
 				d.noteDeletion(s, refusal(answers[len(s.commands)-1]))
+				text = "" // what it has cut is cut
 			case text != "":
 				refused = append(refused, refusedStep{s.id(), text})
-			case r != nil:
+			}
+			if text == "" && s.change.Action != "" {
 				r.Changes = append(r.Changes, s.change)
 			}
 			answers = answers[len(s.commands):]

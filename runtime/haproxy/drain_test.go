@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -36,5 +37,38 @@ func TestDrainTimeOfAnOldFormBeginsWhenItStopsLiving(t *testing.T) {
 	pass(gone, 2*time.Second)
 	if old.conns != 0 {
 		t.Error("the connections outlive the drain time")
+	}
+}
+
+// An operator reads once that connections were cut, even where the server stays.
+func TestTheEndOfTheDrainTimeIsTold(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2")
+	s, d, _ := simulated(t, service(80, a...))
+	leaves := s.worker.proxies[0].servers[0]
+	leaves.conns, leaves.pinned = 1, true
+	told := func(after time.Duration) (actions []string) {
+		t.Helper()
+		s.pass(after)
+		r, err := d.Apply(t.Context(), []*catalog.Service{service(80, a[1])})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range r.Changes {
+			actions = append(actions, c.Action+" "+c.Service+" "+c.Server)
+		}
+		return actions
+	}
+	for _, c := range []struct {
+		after time.Duration
+		want  string
+	}{
+		{0, "remove server s80.test-80 80/tcp 10.0.0.1:1"},
+		{d.config.Drain / 2, ""},
+		{d.config.Drain / 2, "cut connections s80.test-80 80/tcp 10.0.0.1:1"},
+		{time.Minute, ""},
+	} {
+		if got := strings.Join(told(c.after), ", "); got != c.want {
+			t.Errorf("after %s more: told %q, want %q", c.after, got, c.want)
+		}
 	}
 }

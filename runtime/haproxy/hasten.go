@@ -59,7 +59,7 @@ func (d *Driver) cautious(p *plan) {
 		return s.change.Action == pauseFrontend || s.change.Action == removeServer && gets[s.key]
 	})
 	p.deletes = slices.DeleteFunc(p.deletes, func(s step) bool {
-		_, leaving := d.leaving[s.change.Server]
+		_, leaving := d.leaving[s.path]
 		return gets[s.key] && !leaving
 	})
 }

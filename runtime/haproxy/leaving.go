@@ -68,7 +68,7 @@ func (d *Driver) deletions(v view) []step {
 	now := d.now()
 	var due []step
 	for _, s := range v.plan.deletes {
-		l, known := d.leaving[s.change.Server]
+		l, known := d.leaving[s.path]
 		if known && !l.mayTry(now, d.config.Drain) {
 			continue
 		}
@@ -77,10 +77,13 @@ func (d *Driver) deletions(v view) []step {
 			l.since = now // it leaves now, perhaps under its other name
 		}
 		if known {
-			d.leaving[s.change.Server] = l
+			d.leaving[s.path] = l
 		}
 		if !lives && now.Sub(l.since) >= d.config.Drain {
 			s = s.cutting()
+			if known && l.tried.Sub(l.since) < d.config.Drain { // for the first time
+				s.change = v.cut(s)
+			}
 		}
 		due = append(due, s)
 	}
@@ -89,24 +92,31 @@ func (d *Driver) deletions(v view) []step {
 
 // cutting gives a deletion that cuts the server's connections first.
 func (s step) cutting() step {
-	s.commands = slices.Concat([]string{"shutdown sessions server " + s.change.Server}, s.commands)
+	s.commands = slices.Concat([]string{"shutdown sessions server " + s.path}, s.commands)
 	return s
+}
+
+// cut tells that the drain time of a server is over.
+func (v view) cut(s step) catalog.Change {
+	b, _ := v.have.built.service(s.key)
+	_, name, _ := strings.Cut(s.path, "/")
+	return catalog.Change{Service: title(b.Name, s.key), Server: name, Action: "cut connections", Detail: s.commands[0]}
 }
 
 // lives reports whether the server of a deletion has the address of one that is wanted in the same proxy: then it is the same task
 // under another name, as when its check was switched on, and nothing that it does may be cut.
 func (v view) lives(s step) bool {
-	proxy, _, _ := strings.Cut(s.change.Server, "/")
+	proxy, _, _ := strings.Cut(s.path, "/")
 	return slices.ContainsFunc(v.layout.sections.find(s.key).lines(proxy), func(line serverLine) bool { return line.addr == s.addr })
 }
 
 // deleteServers tries to delete the removed servers.
-func (d *Driver) deleteServers(ctx context.Context, v view) error {
+func (d *Driver) deleteServers(ctx context.Context, v view, r *catalog.Report) error {
 	maps.DeleteFunc(d.leaving, func(path string, l leaving) bool { // it has left, or is wanted again
 		looked := v.keys == nil || slices.Contains(v.keys, l.key)
-		return looked && !slices.ContainsFunc(v.plan.deletes, func(s step) bool { return s.change.Server == path })
+		return looked && !slices.ContainsFunc(v.plan.deletes, func(s step) bool { return s.path == path })
 	})
-	if _, _, err := d.act(ctx, d.deletions(v), d.looking(nil, nil), nil); err != nil {
+	if _, _, err := d.act(ctx, d.deletions(v), d.looking(nil, nil), r); err != nil {
 		d.Resync()
 		return fmt.Errorf("delete servers: %w", err)
 	}
@@ -117,12 +127,12 @@ func (d *Driver) deleteServers(ctx context.Context, v view) error {
 // remove it."; one that others refer to stays in maintenance until the next reload.
 func (d *Driver) noteDeletion(s step, refused string) {
 	if refused == "" || refused == "No such server." {
-		delete(d.leaving, s.change.Server)
+		delete(d.leaving, s.path)
 		return
 	}
-	l, known := d.leaving[s.change.Server]
+	l, known := d.leaving[s.path]
 	if l.key, l.addr, l.tried = s.key, s.addr, d.now(); !known {
 		l.since = l.tried
 	}
-	d.leaving[s.change.Server] = l
+	d.leaving[s.path] = l
 }

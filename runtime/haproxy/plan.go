@@ -22,17 +22,19 @@ type step struct {
 	key      catalog.Key
 	change   catalog.Change
 	commands []string
-	addr     netip.AddrPort // of the server that is deleted
+
+	path string         // of the server that is deleted, as PROXY/NAME; empty for other steps
+	addr netip.AddrPort // its address
 }
 
-// deletion reports whether the step deletes a server that is in maintenance, which nobody is told of.
-func (s step) deletion() bool { return s.change.Action == "" }
+// deletion reports whether the step deletes a server that is in maintenance.
+func (s step) deletion() bool { return s.path != "" }
 
 // plan is what turns an observed HAProxy into the wanted one. It is data: logs, `proxymatic plan`, status and tests show
 // the same changes.
 type plan struct {
 	steps   []step
-	deletes []step        // servers in maintenance, by path, that can go when their last connection has; nothing waits for them
+	deletes []step        // servers in maintenance that can go when their last connection has; nothing waits for them
 	reloads []string      // why a new process must be built; empty when the socket suffices
 	start   bool          // there is no process
 	fresh   []catalog.Key // services that the running process cannot serve before the reload
@@ -169,7 +171,7 @@ func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *
 		if running[name].admin&adminMaint == 0 {
 			p.add(key, b, name, removeServer, "disable server "+path)
 		}
-		p.deletes = append(p.deletes, step{key: key, change: catalog.Change{Server: path}, commands: []string{"del server " + path}, addr: running[name].addr})
+		p.deletes = append(p.deletes, step{key: key, commands: []string{"del server " + path}, path: path, addr: running[name].addr})
 	}
 	return waits
 }

@@ -49,7 +49,7 @@ func (d *Driver) settle(ctx context.Context, v view, r catalog.Report, errs []er
 	if err := d.dismiss(v); err != nil {
 		errs = append(errs, err)
 	}
-	if err := d.deleteServers(ctx, v); err != nil {
+	if err := d.deleteServers(ctx, v, &r); err != nil {
 		errs = append(errs, err)
 	}
 	d.follow(v)
