@@ -92,12 +92,15 @@ func keysOr(keys []catalog.Key, want sections, have observed) []catalog.Key {
 // service plans one service. want is nil when it is not wanted.
 func (p *plan) service(key catalog.Key, want *section, have observed) {
 	b, built := have.built.service(key)
-	built = built && have.runs(b)
+	runs := built && have.runs(b)
 	switch {
-	case want == nil && !built:
+	case want == nil && !runs:
 		return
-	case want != nil && !built:
+	case !built:
 		p.reload(key, fmt.Sprintf("new service %s", title(want.name, key)))
+		return
+	case !runs:
+		p.reload(key, fmt.Sprintf("service %s was shut down, or is not in the running HAProxy", title(want.name, key)))
 		return
 	case want != nil && want.hash != b.Hash:
 		p.reload(key, fmt.Sprintf("service %s changed in what only a reload can change", title(want.name, key))+because(want.static))

@@ -98,9 +98,9 @@ set server s80.test-80/10.0.0.1:31000 health up`},
 set server s80.test-80/10.0.0.1:31000 addr 10.0.0.1 port 31000`},
 		"a new service needs a reload": {want: []*catalog.Service{base, service(81, b)}, plan: `
 reload: new service s81.test-81 81/tcp`},
-		"a section that the process lacks is new, whatever its structure says": {want: []*catalog.Service{base},
+		"a section that the process lacks needs a reload, whatever its structure says": {want: []*catalog.Service{base},
 			disturb: func(o *observed) { delete(o.open, "s80.test-80") }, plan: `
-reload: new service s80.test-80 80/tcp`},
+reload: service s80.test-80 80/tcp was shut down, or is not in the running HAProxy`},
 		"another name alone changes nothing": {want: []*catalog.Service{func() *catalog.Service { s := *base; s.Name = "renamed"; return &s }()}},
 		"another mode needs a reload, and the servers do not wait for it": {
 			want: []*catalog.Service{func() *catalog.Service { s := service(80, b); s.Mode = catalog.ModeHTTP; return s }()}, plan: `

@@ -148,14 +148,14 @@ func (f *fleet) renewed(list reading, now time.Time) (next *fleet, differing []s
 			differing = append(differing, a.ID)
 		}
 		next.set(e, now)
-		next.compare(known, f.world(now), a, now)
+		next.noteAbsences(known, f.world(now), a, now)
 	}
 	for id, known := range f.apps {
 		switch _, listed := next.apps[id]; {
 		case known.asked.After(list.asked):
 			next.keep(f, known, now)
 		case !listed && next.ended[id].IsZero():
-			next.compare(known, f.world(now), app{}, now)
+			next.noteAbsences(known, f.world(now), app{}, now)
 		}
 	}
 	next.beliefs.forget(now)
@@ -213,7 +213,7 @@ func (f *fleet) visited(one reading, now time.Time) finding {
 	var other bool
 	e.app, other = e.words.correct(a)
 	offersOthers := f.set(e, now)
-	f.compare(known, f.world(now), a, now)
+	f.noteAbsences(known, f.world(now), a, now)
 	switch {
 	case other:
 		return differs
