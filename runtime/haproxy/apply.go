@@ -62,7 +62,11 @@ func (d *Driver) Apply(ctx context.Context, want []*catalog.Service) (catalog.Re
 	var r catalog.Report
 	var errs []error
 	var refused []refusedStep
-	seen := d.hasten(ctx, want, &r)
+	seen, err := d.hasten(ctx, want, &r)
+	if err != nil {
+		d.Resync()
+		errs = append(errs, err)
+	}
 	for tries := 1; ; tries++ {
 		v, err := d.view(ctx, want, seen)
 		if err != nil {
@@ -108,8 +112,12 @@ func (d *Driver) view(ctx context.Context, want []*catalog.Service, seen *observ
 		return view{}, err
 	}
 	at := d.looking(d.touched(expected.sections), expected.sections)
-	if seen != nil && !seen.tellsOf(at.keys) {
+	switch {
+	case seen == nil:
+	case !seen.tellsOf(at.keys):
 		seen = nil
+	case at.keys != nil:
+		at.keys = seen.keys
 	}
 	v, err := d.viewOf(ctx, want, at, seen)
 	if err == nil && at.keys != nil && v.have.alive && (v.have.pid != d.last.pid || len(v.plan.reloads) > 0) {
@@ -278,6 +286,7 @@ func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.R
 		}
 		answers, err := d.cli.do(ctx, batch)
 		if err != nil {
+			d.noteUnanswered(steps[:n])
 			return refused, nil, fmt.Errorf("change HAProxy: %w", err)
 		}
 		if len(batch) > size {
@@ -293,9 +302,10 @@ func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.R
 		for _, s := range steps[:n] {
 			text := firstRefusal(answers[:len(s.commands)])
 			switch {
-			case s.deletion():
+			case s.deletes:
 				d.noteDeletion(s, refusal(answers[len(s.commands)-1]))
 				text = "" // what it has cut is cut
+			case s.ensures:
 			case text != "":
 				refused = append(refused, refusedStep{s.id(), text})
 			}

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -52,31 +53,104 @@ func TestServerOfAProvenServiceIsAddedInOneBatch(t *testing.T) {
 	}
 }
 
-// What only takes servers away is done on belief, too. Where others come in their place, or a port is closed, a look comes before.
+// Where servers only leave, one that stays is made sure of first. Where others come in their place, or a port is closed, a look comes
+// before.
 func TestServersAreRemovedInOneBatchUnlessOthersCome(t *testing.T) {
 	a := addrs("10.0.0.1:1", "10.0.0.2:2")
-	const off, del = "disable server s80.test-80/10.0.0.1:1", "del server s80.test-80/10.0.0.1:1"
+	const (
+		off, del = "disable server s80.test-80/10.0.0.1:1", "del server s80.test-80/10.0.0.1:1"
+		add      = "add server s80.test-80/10.0.0.2:2 10.0.0.2:2 weight 128 pool-max-conn -1 pool-purge-delay 5s | enable server s80.test-80/10.0.0.2:2"
+	)
 	for name, c := range map[string]struct {
+		respect  bool
 		from, to []netip.AddrPort
-		want     string // how the batches begin
+		want     []string // the batches, without looks
 	}{
-		"one of two":  {a, a[1:], off + " | " + del},
-		"a successor": {a[:1], a[1:], "add server s80.test-80/10.0.0.2:2 10.0.0.2:2 weight 128 pool-max-conn -1 pool-purge-delay 5s | enable server s80.test-80/10.0.0.2:2, " + off + " | " + del},
-		"the last":    {a[:1], nil, "show info | show servers state s80.test-80, disable frontend s80.test-80 | " + off},
+		"one of two":               {from: a, to: a[1:], want: []string{add + " | " + off + " | " + del}},
+		"one of two, with respect": {respect: true, from: a, to: a[1:], want: []string{"", off + " | " + del}},
+		"a successor":              {from: a[:1], to: a[1:], want: []string{add, off + " | " + del}},
+		"the last":                 {from: a[:1], want: []string{"", "disable frontend s80.test-80 | " + off + " | " + del}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, d, sent := simulated(t, service(80, c.from...))
+			d.config.RespectMaint = c.respect
 			if _, err := d.Apply(t.Context(), []*catalog.Service{service(80, c.to...)}); err != nil {
 				t.Fatal(err)
 			}
 			var got []string
 			for _, b := range sent.batches {
-				got = append(got, strings.Join(b[:2], " | "))
+				text, _, _ := strings.Cut(" | "+strings.Join(b, " | "), " | show info")
+				got = append(got, strings.TrimPrefix(text, " | "))
 			}
-			if text := strings.Join(got, ", "); text != c.want {
-				t.Errorf("sent\n%s, want\n%s", text, c.want)
+			if !slices.Equal(got, c.want) {
+				t.Errorf("sent\n%q, want\n%q", got, c.want)
 			}
 		})
+	}
+}
+
+// However HAProxy has changed meanwhile, a service is never without a server for a moment.
+func TestOneServerStaysWhereOthersLeave(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2")
+	for name, change := range map[string]func(*simProxy){
+		"it is in maintenance": func(p *simProxy) { p.servers[1].admin = adminMaint },
+		"it was deleted":       func(p *simProxy) { p.servers = p.servers[:1] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, d, _ := simulated(t, service(80, a...))
+			change(s.worker.proxies[0])
+			s.allowed, s.keep = map[target]bool{{80, a[0]}: true, {80, a[1]}: true}, map[uint16]bool{80: true}
+			if _, err := d.Apply(t.Context(), []*catalog.Service{service(80, a[1])}); err != nil || len(s.wrongs) > 0 {
+				t.Errorf("%v, %q", err, s.wrongs)
+			}
+		})
+	}
+}
+
+// A batch that HAProxy does not answer is told, and nothing that it has done is taken for somebody's hand.
+func TestUnansweredBatchIsTold(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2")
+	for name, c := range map[string]struct {
+		from    []netip.AddrPort
+		respect bool
+	}{"one leaves": {a, false}, "one leaves after a look": {a, true}, "a successor": {a[:1], true}} {
+		for left := range 8 {
+			t.Run(fmt.Sprintf("%s, cut after %d commands", name, left), func(t *testing.T) {
+				p, d := pickySim(t, func(config *Config) { config.RespectMaint = c.respect }, service(80, c.from...))
+				p.armed, p.left = cutOff, left
+				r, err := d.Apply(t.Context(), []*catalog.Service{service(80, a[1])})
+				told := slices.ContainsFunc(r.Changes, func(c catalog.Change) bool { return c.Action == removeServer })
+				if err == nil && !told && len(p.worker.traffic()) == 1 {
+					t.Error("nobody is told of the server that has left")
+				}
+				for range 2 { // the other commands, too
+					_, err = d.Apply(t.Context(), []*catalog.Service{service(80, a...)})
+				}
+				if err != nil || len(p.worker.traffic()) != 2 {
+					t.Errorf("%v; traffic goes to %v", err, p.worker.traffic())
+				}
+			})
+		}
+	}
+}
+
+func TestManyServersThatLeaveHoldUpNoChange(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2")
+	all, fewer, more := []*catalog.Service{service(900, a[0])}, []*catalog.Service{service(900, a[0])}, []*catalog.Service{service(900, a...)}
+	for port := uint16(1000); port <= 1000+manyKeys; port++ {
+		all, fewer, more = append(all, service(port, a...)), append(fewer, service(port, a[1])), append(more, service(port, a[1]))
+	}
+	s, d, sent := simulated(t, all...)
+	for _, p := range s.worker.proxies[1:] {
+		p.servers[0].conns = 1
+	}
+	if _, err := d.Apply(t.Context(), fewer); err != nil || len(d.leaving) <= manyKeys {
+		t.Fatal(err, len(d.leaving))
+	}
+	s.pass(deleteAgain)
+	sent.batches = nil
+	if _, err := d.Apply(t.Context(), more); err != nil || !strings.HasPrefix(sent.batches[0][0], "add server s900.") {
+		t.Errorf("%v; sent first %q", err, sent.batches[0])
 	}
 }
 

@@ -24,7 +24,7 @@ const (
 type leaving struct {
 	key   catalog.Key
 	addr  netip.AddrPort
-	since time.Time // or since it has not lived
+	since time.Time // when it was removed, or when its address was last wanted
 	tried time.Time // to delete it
 	lives bool      // a wanted server has its address: its connections go on until they end
 }
@@ -42,13 +42,13 @@ func (l leaving) again(drain time.Duration) time.Time {
 	return at
 }
 
-// mayTry reports whether a pass that is made anyway tries to delete it: from the middle of the time until one is made for it.
+// mayTry reports whether a pass that is made anyway tries to delete it: not before half of the pause is over.
 func (l leaving) mayTry(now time.Time, drain time.Duration) bool {
 	return now.Sub(l.tried) >= l.again(drain).Sub(l.tried)/2
 }
 
-// parting gives the services that have a server for which a pass is to be made now.
-func (d *Driver) parting() iter.Seq[catalog.Key] {
+// dueToDelete gives the services that have a server for which a pass is to be made now.
+func (d *Driver) dueToDelete() iter.Seq[catalog.Key] {
 	now := d.now()
 	return func(yield func(catalog.Key) bool) {
 		for _, l := range d.leaving {
@@ -65,24 +65,21 @@ func (d *Driver) withDeletions(v view) []step { return slices.Concat(v.plan.step
 // deletions gives a plan's deletions of servers that may be tried now. Most servers have no connections when they are removed, and go
 // at once; those that have some when the drain time is over lose them.
 func (d *Driver) deletions(v view) []step {
+	d.noteLives(v)
 	now := d.now()
 	var due []step
 	for _, s := range v.plan.deletes {
 		l, known := d.leaving[s.path]
-		if known && !l.mayTry(now, d.config.Drain) {
+		if !known {
+			l.since = now
+		} else if !l.mayTry(now, d.config.Drain) {
 			continue
 		}
-		lived, lives := l.lives, v.lives(s)
-		if l.lives = lives; !known || lived && !lives {
-			l.since = now // it leaves now, perhaps under its other name
-		}
-		if known {
-			d.leaving[s.path] = l
-		}
-		if !lives && now.Sub(l.since) >= d.config.Drain {
+		if !v.lives(s) && now.Sub(l.since) >= d.config.Drain {
 			s = s.cutting()
 			if known && l.tried.Sub(l.since) < d.config.Drain { // for the first time
-				s.change = v.cut(s)
+				b, _ := v.have.built.service(s.key)
+				s.change = newStep(s.key, b, s.path, "end drain", s.commands[0]).change
 			}
 		}
 		due = append(due, s)
@@ -90,17 +87,25 @@ func (d *Driver) deletions(v view) []step {
 	return due
 }
 
+// noteLives lets the drain time begin where the address of a server that is leaving is not wanted any more.
+func (d *Driver) noteLives(v view) {
+	for _, s := range v.plan.deletes {
+		l, known := d.leaving[s.path]
+		if !known {
+			continue
+		}
+		lived := l.lives
+		if l.lives = v.lives(s); lived && !l.lives {
+			l.since = d.now()
+		}
+		d.leaving[s.path] = l
+	}
+}
+
 // cutting gives a deletion that cuts the server's connections first.
 func (s step) cutting() step {
 	s.commands = slices.Concat([]string{"shutdown sessions server " + s.path}, s.commands)
 	return s
-}
-
-// cut tells that the drain time of a server is over.
-func (v view) cut(s step) catalog.Change {
-	b, _ := v.have.built.service(s.key)
-	_, name, _ := strings.Cut(s.path, "/")
-	return catalog.Change{Service: title(b.Name, s.key), Server: name, Action: "cut connections", Detail: s.commands[0]}
 }
 
 // lives reports whether the server of a deletion has the address of one that is wanted in the same proxy: then it is the same task
@@ -135,4 +140,13 @@ func (d *Driver) noteDeletion(s step, refused string) {
 		l.since = l.tried
 	}
 	d.leaving[s.path] = l
+}
+
+// noteUnanswered keeps the servers that HAProxy may have put into maintenance before it fell silent: nobody else did.
+func (d *Driver) noteUnanswered(steps []step) {
+	for _, s := range steps {
+		if _, known := d.leaving[s.path]; s.change.Action == removeServer && !known {
+			d.leaving[s.path] = leaving{key: s.key, since: d.now(), tried: d.now()}
+		}
+	}
 }

@@ -3,6 +3,8 @@ package haproxy
 import (
 	"testing"
 	"time"
+
+	"github.com/meltwater/proxymatic/sources/catalog"
 )
 
 // The end of the drain time is a time to try, however short before it somebody has: or else the pass that comes for it does nothing,
@@ -26,5 +28,22 @@ func TestLeavingServersAreTriedAgain(t *testing.T) {
 		if got := l.again(drain).Sub(since); got != c.again {
 			t.Errorf("%s: again after %s, want %s", name, got, c.again)
 		}
+	}
+}
+
+func TestServerThatIsPutBackWhileItLeavesIsTakenOut(t *testing.T) {
+	a := addrs("10.0.0.1:1", "10.0.0.2:2")
+	s, d, _ := simulated(t, service(80, a...))
+	leaves, want := s.worker.proxies[0].servers[0], []*catalog.Service{service(80, a[1])}
+	leaves.conns = 1
+	for range 2 {
+		if _, err := d.Apply(t.Context(), want); err != nil {
+			t.Fatal(err)
+		}
+		leaves.admin = leaves.admin &^ adminMaint
+		s.pass(deleteAgain)
+	}
+	if _, err := d.Apply(t.Context(), want); err != nil || leaves.admin&adminMaint == 0 {
+		t.Errorf("%v; traffic goes to %v", err, s.worker.traffic())
 	}
 }

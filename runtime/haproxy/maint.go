@@ -100,8 +100,7 @@ func (h hands) respect(p *plan) {
 		return
 	}
 	p.steps = slices.DeleteFunc(p.steps, func(s step) bool {
-		path, _, _ := strings.Cut(strings.TrimPrefix(s.change.Detail, "set server "), " ")
-		return s.change.Action == enableServer && h[path] != 0
+		return s.change.Action == enableServer && h[s.path] != 0
 	})
 }
 

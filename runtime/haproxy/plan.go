@@ -14,6 +14,7 @@ import (
 const (
 	removeServer  = "remove server"
 	pauseFrontend = "pause frontend"
+	addServer     = "add server"
 	enableServer  = "enable server"
 )
 
@@ -21,14 +22,13 @@ const (
 type step struct {
 	key      catalog.Key
 	change   catalog.Change
+	path     string // of the server that it is about, as PROXY/NAME; empty where it is about a frontend
 	commands []string
 
-	path string         // of the server that is deleted, as PROXY/NAME; empty for other steps
-	addr netip.AddrPort // its address
+	deletes bool           // a server that is in maintenance
+	addr    netip.AddrPort // of that server
+	ensures bool           // a server that most probably is there, so that HAProxy refuses it
 }
-
-// deletion reports whether the step deletes a server that is in maintenance.
-func (s step) deletion() bool { return s.path != "" }
 
 // plan is what turns an observed HAProxy into the wanted one. It is data: logs, `proxymatic plan`, status and tests show
 // the same changes.
@@ -167,14 +167,14 @@ func (p *plan) backend(key catalog.Key, b builtService, proxy builtProxy, want *
 		path := proxy.Name + "/" + name
 		if addr, ok := stands[name]; ok {
 			if running[name].addr != addr {
-				p.add(key, b, name, removeServer, setAddress(path, addr))
+				p.add(key, b, path, removeServer, setAddress(path, addr))
 			}
 			continue
 		}
 		if running[name].admin&adminMaint == 0 {
-			p.add(key, b, name, removeServer, "disable server "+path)
+			p.add(key, b, path, removeServer, "disable server "+path)
 		}
-		p.deletes = append(p.deletes, step{key: key, commands: []string{"del server " + path}, path: path, addr: running[name].addr})
+		p.deletes = append(p.deletes, step{key: key, path: path, commands: []string{"del server " + path}, deletes: true, addr: running[name].addr})
 	}
 	return waits
 }
@@ -212,26 +212,26 @@ func (p *plan) server(key catalog.Key, b builtService, backend string, line serv
 			p.reload(key, fmt.Sprintf("server %s is new in %s, and HAProxy %s cannot add it at run time", line.name, title(b.Name, key), have.version))
 			return
 		}
-		p.add(key, b, line.name, "add server", p.dialect.addCommands(path, line)...)
+		p.add(key, b, path, addServer, p.dialect.addCommands(path, line)...)
 		return
 	}
 	if is.addr != line.addr {
-		p.add(key, b, line.name, "correct address", setAddress(path, line.addr))
+		p.add(key, b, path, "correct address", setAddress(path, line.addr))
 	}
 	if is.weight != line.weight {
-		p.add(key, b, line.name, "set weight", fmt.Sprintf("set server %s weight %d", path, line.weight))
+		p.add(key, b, path, "set weight", fmt.Sprintf("set server %s weight %d", path, line.weight))
 	}
 	if is.maxconn != line.maxconn {
-		p.add(key, b, line.name, "set maxconn", fmt.Sprintf("set maxconn server %s %d", path, line.maxconn))
+		p.add(key, b, path, "set maxconn", fmt.Sprintf("set maxconn server %s %d", path, line.maxconn))
 	}
 	if is.admin&(adminMaint|adminDrain) != 0 {
-		p.add(key, b, line.name, enableServer, "set server "+path+" state ready")
+		p.add(key, b, path, enableServer, "set server "+path+" state ready")
 	}
 	if !is.up && !line.checked && is.admin == 0 { // somebody said so on the socket: nothing else would ever bring it back
-		p.add(key, b, line.name, "correct health", "set server "+path+" health up")
+		p.add(key, b, path, "correct health", "set server "+path+" health up")
 	}
 	if line.checked && !is.checked {
-		p.add(key, b, line.name, "enable check", "enable health "+path)
+		p.add(key, b, path, "enable check", "enable health "+path)
 	}
 }
 
@@ -239,7 +239,12 @@ func setAddress(path string, addr netip.AddrPort) string {
 	return fmt.Sprintf("set server %s addr %s port %d", path, addr.Addr(), addr.Port())
 }
 
-func (p *plan) add(key catalog.Key, b builtService, server, action string, commands ...string) {
-	p.steps = append(p.steps, step{key: key, commands: commands, change: catalog.Change{Service: title(b.Name, key), Server: server,
-		Action: action, Detail: strings.Join(commands, "; ")}})
+func (p *plan) add(key catalog.Key, b builtService, path, action string, commands ...string) {
+	p.steps = append(p.steps, newStep(key, b, path, action, commands...))
+}
+
+func newStep(key catalog.Key, b builtService, path, action string, commands ...string) step {
+	_, server, _ := strings.Cut(path, "/")
+	return step{key: key, path: path, commands: commands, change: catalog.Change{Service: title(b.Name, key), Server: server,
+		Action: action, Detail: strings.Join(commands, "; ")}}
 }

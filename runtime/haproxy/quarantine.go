@@ -53,7 +53,7 @@ func (d *Driver) aside(list sections) sections {
 		if q == nil || q.trial || !q.forms[s.hash] {
 			out = append(out, s)
 		} else if q.kept != nil {
-			out = append(out, q.kept.section(s, &d.render.desks[0].lines))
+			out = append(out, q.kept.section(s, &d.render.lines))
 		}
 	}
 	return out

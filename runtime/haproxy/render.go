@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,10 +32,11 @@ type renderer struct {
 	static      string // why no section's servers can be changed at run time, if that is so
 	servesEmpty bool   // the template has servers of its own, so that a service without tasks should be listened for
 
-	desks []desk // one for each goroutine that renders
-	made  made
-	last  outer
-	of    sections // what last was rendered for
+	lines  lineParser
+	buffer bytes.Buffer // for the text of a section
+	made   made
+	last   outer
+	of     sections // what last was rendered for
 }
 
 // made is the latest list of sections and what it was made of.
@@ -47,12 +47,6 @@ type made struct {
 	static   string
 	sections sections
 	fixed    bool // some section needs a reload for each change of its servers
-}
-
-// desk is what one goroutine needs to render sections.
-type desk struct {
-	lines  lineParser
-	buffer bytes.Buffer
 }
 
 // outer is the text of haproxy.cfg outside of the services' sections.
@@ -75,9 +69,8 @@ func newRenderer(t *template.Template, global templates.HAProxy, bind netip.Addr
 	if _, err := marked.New("service").Parse(sectionMark + "{{.Port}}" + sectionMark + "\n"); err != nil {
 		return nil, err
 	}
-	r := &renderer{source: sourceOf(t), service: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn,
-		desks: make([]desk, runtime.GOMAXPROCS(0))}
-	empty, err := r.make(&r.desks[0], &catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}, "empty", "")
+	r := &renderer{source: sourceOf(t), service: t.Lookup("service"), outer: marked, global: global, bind: bind, maxConn: maxConn}
+	empty, err := r.make(&catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP}, "empty", "")
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +99,7 @@ func (r *renderer) tryServers() error {
 		for _, maxConn := range []int{0, 1, 10000} {
 			s := &catalog.Service{Key: catalog.Key{Port: 1, Proto: catalog.TCP}, Mode: catalog.ModeTCP,
 				Servers: []catalog.Server{{Addr: addr, Weight: weight, MaxConn: maxConn}}}
-			sec, err := r.make(&r.desks[0], s, "sample", "")
+			sec, err := r.make(s, "sample", "")
 			if err != nil {
 				return err
 			}
@@ -162,7 +155,7 @@ func (r *renderer) sections(want []*catalog.Service, built structure, static str
 		return was.sections, nil
 	}
 	each := make(sections, len(want))
-	var todo []task
+	fixed := false
 	for i, k := 0, 0; k < len(want); k++ { // i is of was.want
 		if same {
 			run := catalog.InStep(want[k:], was.want[i:])
@@ -185,16 +178,14 @@ func (r *renderer) sections(want []*catalog.Service, built structure, static str
 			continue // HAProxy should not listen for it
 		}
 		if old == nil || !same && (old.outside != static || old.name != built.nameOf(s)) {
-			todo = append(todo, task{k, s, built.nameOf(s)})
+			made, err := r.make(s, built.nameOf(s), static)
+			if err != nil {
+				return nil, err
+			}
+			each[k], fixed = made, fixed || made.static != ""
 		}
 	}
-	if err := r.renderAll(todo, static, each); err != nil {
-		return nil, err
-	}
-	fixed, out := false, each.made()
-	for _, t := range todo {
-		fixed = fixed || each[t.at].static != ""
-	}
+	out := each.made()
 	if was.fixed && !fixed { // perhaps it was one that is gone
 		fixed = slices.ContainsFunc(out, func(s *section) bool { return s.static != "" })
 	}
@@ -210,49 +201,13 @@ func (st structure) nameOf(s *catalog.Service) string {
 	return listenName(s)
 }
 
-// task is a section to be made, and its place in a list.
-type task struct {
-	at      int
-	service *catalog.Service
-	name    string
-}
-
-// renderAll makes sections: many at a time, where many are new, so that a start waits less for them.
-func (r *renderer) renderAll(todo []task, static string, out sections) error {
-	const worthIt = 64
-	desks := r.desks
-	if len(todo) < worthIt {
-		desks = desks[:1]
-	}
-	work := func(w int) error {
-		for k := w; k < len(todo); k += len(desks) {
-			s, err := r.make(&desks[w], todo[k].service, todo[k].name, static)
-			if err != nil {
-				return err
-			}
-			out[todo[k].at] = s
-		}
-		return nil
-	}
-	if len(desks) == 1 {
-		return work(0)
-	}
-	errs := make([]error, len(desks))
-	var group sync.WaitGroup
-	for w := range desks {
-		group.Go(func() { errs[w] = work(w) })
-	}
-	group.Wait()
-	return errors.Join(errs...)
-}
-
-// make renders a section; goroutines with desks of their own may do so at the same time.
-func (r *renderer) make(at *desk, s *catalog.Service, name, static string) (*section, error) {
+// make renders a section.
+func (r *renderer) make(s *catalog.Service, name, static string) (*section, error) {
 	usable := usableServers(s.Servers)
 	servers := make([]templates.HAProxyServer, len(usable))
 	usual := make([]usualLine, len(usable))
 	for i, v := range usable {
-		o, err := at.lines.usual(v)
+		o, err := r.lines.usual(v)
 		if err != nil {
 			return nil, err
 		}
@@ -260,15 +215,15 @@ func (r *renderer) make(at *desk, s *catalog.Service, name, static string) (*sec
 		usual[i] = usualLine{servers[i].Line, serverLine{name: servers[i].Name, addr: v.Addr, serverOptions: o}}
 	}
 	head := r.head(s, name)
-	at.buffer.Reset()
-	if err := r.service.Execute(&at.buffer, head.Section(servers)); err != nil {
+	r.buffer.Reset()
+	if err := r.service.Execute(&r.buffer, head.Section(servers)); err != nil {
 		return nil, fmt.Errorf("render service %s: %w", s.Key, err)
 	}
-	text := strings.Trim(at.buffer.String(), "\n") + "\n"
+	text := strings.Trim(r.buffer.String(), "\n") + "\n"
 	managed := func(n string) bool {
 		return slices.ContainsFunc(servers, func(v templates.HAProxyServer) bool { return v.Name == n })
 	}
-	sec, err := parseSection(s.Key, name, text, managed, usual, &at.lines)
+	sec, err := parseSection(s.Key, name, text, managed, usual, &r.lines)
 	if err != nil {
 		return nil, fmt.Errorf("template: %w", err)
 	}

@@ -22,10 +22,14 @@ const (
 func (d *Driver) Run(ctx context.Context, wake func()) error {
 	var group sync.WaitGroup
 	defer group.Wait()
+	ended := func() { // nothing that was proven is true of the next one
+		d.Resync()
+		wake()
+	}
 	unwatch := func() {}
 	defer func() { unwatch() }()
 	if d.watched != 0 {
-		unwatch = watch(ctx, &group, d.watched, wake)
+		unwatch = watch(ctx, &group, d.watched, ended)
 	}
 	flush, alarm := time.NewTimer(0), time.NewTimer(0)
 	flush.Stop()
@@ -38,7 +42,7 @@ func (d *Driver) Run(ctx context.Context, wake func()) error {
 			return errors.Join(d.lastNotice(ctx), d.file.flush())
 		case d.watched = <-d.worker:
 			unwatch()
-			unwatch = watch(ctx, &group, d.watched, wake)
+			unwatch = watch(ctx, &group, d.watched, ended)
 		case <-d.file.changed:
 			if !due { // changes that go on must not put it off
 				due = true

@@ -37,7 +37,7 @@ const (
 )
 
 // words are what events said of an app's tasks, by instance, since the answer that is known was asked for or shortly before.
-// They belong to the last fleet that took them over.
+// Fleets share them, and write to them in place: only one fleet hears events.
 type words map[string]word
 
 // of gives what was said of an instance, if it still holds.
