@@ -114,7 +114,7 @@ func (b *board) share(earlier *board) {
 	}
 	if same && len(earlier.changed) == 0 {
 		b.list = earlier.list
-		clear(b.changed)
+		b.changed = map[catalog.Key]bool{}
 	}
 }
 
@@ -124,7 +124,7 @@ func (b *board) all() []*catalog.Service {
 		return b.list
 	}
 	keys := slices.SortedFunc(maps.Keys(b.changed), catalog.Key.Compare)
-	clear(b.changed)
+	b.changed = map[catalog.Key]bool{} // not the one that has once had room for all services, and would cost as much each time
 	next := make([]*catalog.Service, 0, len(b.services))
 	rest := b.list
 	for _, key := range keys {

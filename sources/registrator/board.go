@@ -165,7 +165,7 @@ func (b *board) build() bool {
 			}
 		}
 	}
-	clear(b.dirty)
+	b.dirty = map[catalog.Key]bool{} // not the one that has once had room for all, and would cost as much each time
 	changed := b.changed || len(touched) > 0
 	b.changed = false
 	b.replace(touched)
