@@ -71,14 +71,15 @@ func (b *board) settle(key catalog.Key) (disputed bool) {
 	return disputed
 }
 
-// award gives the service of a port to one of those that claim it: the lowest app id has it. A definition that is current goes before
-// one that is on its way out, and before both who has servers goes before who has none: an app that was scaled to nothing takes the port
-// from none that serves. It is nil when nobody claims the port.
+// award gives the service of a port to one of those that claim it: the lowest app id has it, and a definition that is
+// current goes before one that is on its way out. It is nil when nobody claims the port.
 func award(claims []offer) (*catalog.Service, []catalog.Problem) {
 	if len(claims) == 0 {
 		return nil, nil
 	}
-	slices.SortStableFunc(claims, inTurn(claims))
+	slices.SortStableFunc(claims, func(a, b offer) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.app, b.app))
+	})
 	owner := claims[0]
 	service := owner.service
 	var problems []catalog.Problem
@@ -94,23 +95,11 @@ func award(claims []offer) (*catalog.Service, []catalog.Problem) {
 	return service.Canonical(), problems
 }
 
-// inTurn gives the order of the claims to a port.
-func inTurn(claims []offer) func(a, b offer) int {
-	serves := map[string]bool{} // apps
-	for _, c := range claims {
-		serves[c.app] = serves[c.app] || len(c.service.Servers) > 0
+func rank(o offer) int {
+	if o.current {
+		return 0
 	}
-	rank := func(o offer) int {
-		rank := 0
-		if !serves[o.app] {
-			rank += 2
-		}
-		if !o.current {
-			rank++
-		}
-		return rank
-	}
-	return func(a, b offer) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.app, b.app)) }
+	return 1
 }
 
 // share takes over from an earlier board what is the same, the whole list when all is.
