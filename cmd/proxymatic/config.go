@@ -223,8 +223,8 @@ func (s *settings) readFile() error {
 	return errors.Join(err, s.viper.MergeConfigMap(values))
 }
 
-// parseFile gives the keys of a YAML file that have a value; beside an error, those that are known. Keys are compared as they are written, and duplicates are
-// errors of the YAML library: viper folds case and keeps any one.
+// parseFile gives the keys of a YAML file that have a value; beside an error, those that are known. Keys are compared as they are
+// written, and duplicates are errors of the YAML library: viper folds case and keeps any one.
 func parseFile(text []byte) (map[string]any, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	var values, more map[string]any

@@ -305,7 +305,7 @@ func (d *Driver) act(ctx context.Context, steps []step, at looking, r *catalog.R
 			case s.deletes:
 				d.noteDeletion(s, refusal(answers[len(s.commands)-1]))
 				text = "" // what it has cut is cut
-			case s.ensures:
+			case s.ensures: // it is there, as a rule
 			case text != "":
 				refused = append(refused, refusedStep{s.id(), text})
 			}

@@ -24,7 +24,7 @@ func (d *Driver) hasten(ctx context.Context, want []*catalog.Service, r *catalog
 		return nil, nil
 	}
 	keys := differing(l.sections, d.verified)
-	if due := slices.Collect(d.dueToDelete()); len(keys)+len(due) <= manyKeys { // or else the changes would have to wait
+	if due := d.dueToDelete(); len(keys)+len(due) <= manyKeys { // or else the changes would have to wait
 		keys = sorted(append(keys, slices.DeleteFunc(due, func(key catalog.Key) bool { return !d.proven(key) })...))
 	}
 	have := d.believed(keys)

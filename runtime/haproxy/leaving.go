@@ -3,7 +3,6 @@ package haproxy
 import (
 	"context"
 	"fmt"
-	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -48,15 +47,15 @@ func (l leaving) mayTry(now time.Time, drain time.Duration) bool {
 }
 
 // dueToDelete gives the services that have a server for which a pass is to be made now.
-func (d *Driver) dueToDelete() iter.Seq[catalog.Key] {
+func (d *Driver) dueToDelete() []catalog.Key {
+	var keys []catalog.Key
 	now := d.now()
-	return func(yield func(catalog.Key) bool) {
-		for _, l := range d.leaving {
-			if !now.Before(l.again(d.config.Drain)) && !yield(l.key) {
-				return
-			}
+	for _, l := range d.leaving {
+		if !now.Before(l.again(d.config.Drain)) {
+			keys = append(keys, l.key)
 		}
 	}
+	return keys
 }
 
 // withDeletions gives a plan's steps, and the deletions that may be tried behind them.

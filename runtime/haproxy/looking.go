@@ -15,7 +15,7 @@ func (d *Driver) touched(want sections) []catalog.Key {
 		return nil
 	}
 	keys := slices.AppendSeq(differing(want, d.verified), maps.Keys(d.taken))
-	return sorted(slices.AppendSeq(keys, d.dueToDelete()))
+	return sorted(append(keys, d.dueToDelete()...))
 }
 
 // sorted gives each key once, in order.

@@ -23,8 +23,8 @@ type absence struct {
 // longestAbsence is how long a task is remembered that answers do not list.
 const longestAbsence = 24 * time.Hour
 
-// noteAbsences keeps which of the tasks that served an answer does not list. Whatever an answer says of a task, it is not absent; nor is any
-// where as many run as the app wants. then is what was known when the tasks were; the answer must have been taken in.
+// noteAbsences keeps which of the tasks that served an answer does not list. Whatever an answer says of a task, it is not absent; nor
+// is any where as many run as the app wants. then is what was known when the tasks were; the answer must have been taken in.
 func (f *fleet) noteAbsences(known entry, then world, answer app, now time.Time) {
 	id := cmp.Or(answer.ID, known.app.ID)
 	f.shortNow(id, f.incomplete(answer, now))
